@@ -1,0 +1,165 @@
+// A plan: the ordered kernel calls of one pass over a graph at one batch size, and where every
+// buffer lies in one arena. Made without allocating any of that memory.
+//
+// The backward pass is derived by walking the graph in reverse and asking each operation for its
+// gradient. Values and gradients that can share memory do (an in-place ReLU, the inputs of a
+// concatenation as slices of the whole), and lifetimes decide the offsets of all others.
+#ifndef CLASSICNN_MODELS_PLAN_H_
+#define CLASSICNN_MODELS_PLAN_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "core/memory.h"
+#include "core/view.h"
+#include "models/graph.h"
+
+namespace classicnn {
+
+enum class Update {
+  kNone,   // gradients are kept until the next backward pass, nothing is updated
+  kFused,  // each parameter is updated as soon as its gradient is ready; no gradient is kept
+  kAfterBackward,  // all gradients first, then all updates; the same bits as kFused
+};
+
+struct PlanOptions {
+  int64_t batch = 64;
+  bool training = true;  // batch statistics and dropout, or running statistics and no dropout
+  bool loss = true;      // cross-entropy behind the logits; needed for backward
+  bool backward = true;
+  Update update = Update::kFused;
+  bool fusion = true;  // ReLU runs inside the batch norm or addition before it
+  bool winograd = true;
+  int num_threads = 1;  // sizes per-thread scratch; never what is computed
+  double label_smoothing = 0;
+  int64_t memory_limit = 0;  // bytes, state included; 0: none
+};
+
+enum class Phase { kForward, kLoss, kBackward, kUpdate };
+const char* PhaseName(Phase phase);
+
+enum class StepKind {
+  kConv2dForward,
+  kConv2dBackwardData,
+  kConv2dBackwardWeights,
+  kBatchNorm2dForward,
+  kBatchNorm2dBackward,
+  kReluForward,
+  kReluBackward,
+  kMaxPool2dForward,
+  kMaxPool2dBackward,
+  kAvgPool2dForward,
+  kAvgPool2dBackward,
+  kGlobalAvgPool2dForward,
+  kGlobalAvgPool2dBackward,
+  kLinearForward,
+  kLinearBackwardData,
+  kLinearBackwardWeights,
+  kAddForward,
+  kAddBackward,
+  kConcatForward,
+  kConcatBackward,
+  kDropoutForward,
+  kDropoutBackward,
+  kCrossEntropy,
+  kUpdateParameter,
+};
+
+// What an operand is, so that a checker can tell which reference tensor belongs there.
+enum class Role {
+  kNone,
+  kValue,      // output of `node`
+  kGradient,   // gradient of the output of `node`
+  kArgmax,     // winners of max pooling `node`, one byte each
+  kSavedMean,  // what batch norm `node` used in forward, [C]
+  kSavedInvStd,
+  kParameterGradient,  // of parameter `index`
+  kWorkspace,
+  kLoss,    // one float
+  kLabels,  // [batch] int32
+};
+
+struct Operand {
+  Role role = Role::kNone;
+  NodeId node = kNoNode;
+  int index = -1;      // of a parameter
+  int64_t offset = 0;  // bytes from the start of the arena
+  int64_t bytes = 0;   // of the flat kinds (all but values and gradients), for a workspace its size
+  Shape4 shape;        // of values and gradients
+  int64_t pixel_stride = 0;
+
+  bool valid() const { return role != Role::kNone; }
+};
+
+struct Step {
+  StepKind kind = StepKind::kConv2dForward;
+  Phase phase = Phase::kForward;
+  NodeId node = kNoNode;                                 // whose layer runs
+  NodeId fused_relu = kNoNode;                           // the ReLU node that runs inside it
+  std::string name;                                      // "layer1.0.conv1 backward_data"
+  Conv2dAlgorithm algorithm = Conv2dAlgorithm::kDirect;  // convolutions
+
+  // By kind (x: value of an input, y: value of the node or its fused ReLU, d*: gradients):
+  //   forward steps     inputs: x...            outputs: y
+  //   ..Backward,       inputs: dy, then what the layer needs (ReLU: y; batch norm: x; pooling:
+  //   ..BackwardData            argmax)         outputs: dx... (concat: one for each input)
+  //   ..BackwardWeights inputs: dy, x           outputs: none; parameter_gradients
+  //   cross-entropy     inputs: logits, labels  outputs: dlogits (invalid without backward)
+  //   update            parameter_gradients: the one it applies
+  std::vector<Operand> inputs;
+  std::vector<Operand> outputs;
+  std::vector<Operand> parameter_gradients;
+  Operand saved_mean, saved_inv_std;  // batch norm, both passes
+  Operand argmax;                     // max pooling, both passes; invalid without backward
+  Operand loss;                       // cross-entropy
+  Operand workspace;
+  bool accumulate = false;  // outputs are added to, not overwritten
+
+  int64_t macs = 0;           // nominal multiply-adds (direct algorithm)
+  int64_t executed_macs = 0;  // of the algorithm
+  int64_t bytes = 0;          // least traffic: every operand read or written once
+};
+
+// Memory that one buffer occupies from step `first` to step `last`, both included.
+struct BufferLifetime {
+  std::string name;
+  MemoryCategory category = MemoryCategory::kActivations;
+  int64_t offset = 0;
+  int64_t bytes = 0;
+  int first = 0;
+  int last = 0;
+};
+
+struct Plan {
+  PlanOptions options;
+  std::vector<Step> steps;
+  std::vector<BufferLifetime> buffers;
+  Operand input, labels, logits, loss;
+
+  int64_t arena_bytes = 0;
+  // Arena by category: what is live at the fullest step; alignment and placement losses count as
+  // workspace. Sums to arena_bytes.
+  BytesByCategory bytes{};
+  // Largest live set of any step: the least any placement needs.
+  int64_t lower_bound_bytes = 0;
+  // Largest sum of activations, and of workspace, over the steps.
+  int64_t peak_activation_bytes = 0;
+  int64_t peak_workspace_bytes = 0;
+
+  // Live bytes by category while step i runs.
+  BytesByCategory LiveBytes(int step) const;
+  int64_t macs() const;           // nominal, all steps
+  int64_t executed_macs() const;  // all steps
+};
+
+// InvalidArgument for a batch below 1 or one value per channel in training; ResourceExhausted, with
+// the least limit that would do, where memory_limit cannot be met. `state_bytes` is what the
+// ModelState takes (counted against the limit).
+absl::StatusOr<Plan> MakePlan(const Graph& graph, const PlanOptions& options,
+                              int64_t state_bytes = 0);
+
+}  // namespace classicnn
+
+#endif  // CLASSICNN_MODELS_PLAN_H_
