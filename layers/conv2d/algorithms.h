@@ -1,0 +1,44 @@
+// Internal: what every convolution algorithm provides to the dispatch in conv2d.cc.
+//
+// An algorithm is one header conv2d_NAME.h that declares `extern const Conv2dAlgorithmOps
+// kConv2dNAMEOps;`, its sources, and one line in the table of conv2d.cc.
+#ifndef CLASSICNN_LAYERS_CONV2D_ALGORITHMS_H_
+#define CLASSICNN_LAYERS_CONV2D_ALGORITHMS_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/context.h"
+#include "layers/conv2d/conv2d.h"
+
+namespace classicnn {
+
+// The shape is valid wherever these are called, and beyond `supports` they are only called for
+// shapes and passes that it accepts. Arguments were checked by CheckArgs below.
+struct Conv2dAlgorithmOps {
+  bool (*supports)(const Conv2dShape& shape, Conv2dPass pass);
+  // Multiply-adds that are executed; null where that is shape.macs().
+  int64_t (*executed_macs)(const Conv2dShape& shape, Conv2dPass pass);
+  size_t (*workspace_bytes)(const Conv2dShape& shape, Conv2dPass pass, int num_threads);
+  void (*forward)(const Conv2dForwardArgs<float>& args, Context& ctx);
+  void (*backward_data)(const Conv2dBackwardDataArgs<float>& args, Context& ctx);
+  // Writes dweights only: the bias gradient does not depend on the algorithm, the dispatch does it.
+  // All of the workspace may be used.
+  void (*backward_weights)(const Conv2dBackwardWeightsArgs<float>& args, Context& ctx);
+};
+
+// Null for an algorithm that is not built in.
+const Conv2dAlgorithmOps* GetConv2dAlgorithmOps(Conv2dAlgorithm algorithm);
+
+// CNN_CHECKs that views have the shape's sizes, pointers are set, and pixel strides suffice. Shared
+// by the dispatch and the naive references.
+template <typename T>
+void CheckConv2dArgs(const Conv2dForwardArgs<T>& args);
+template <typename T>
+void CheckConv2dArgs(const Conv2dBackwardDataArgs<T>& args);
+template <typename T>
+void CheckConv2dArgs(const Conv2dBackwardWeightsArgs<T>& args);
+
+}  // namespace classicnn
+
+#endif  // CLASSICNN_LAYERS_CONV2D_ALGORITHMS_H_

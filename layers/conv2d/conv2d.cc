@@ -1,0 +1,120 @@
+// Checks of the arguments and dispatch to the algorithm.
+#include "layers/conv2d/conv2d.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "core/check.h"
+#include "layers/column_sums.h"
+#include "layers/conv2d/algorithms.h"
+
+namespace classicnn {
+namespace {
+
+const Conv2dAlgorithmOps& OpsFor(const Conv2dShape& shape, Conv2dPass pass,
+                                 Conv2dAlgorithm algorithm) {
+  const Conv2dAlgorithmOps* ops = GetConv2dAlgorithmOps(algorithm);
+  CNN_CHECK(ops != nullptr && ops->supports(shape, pass), Conv2dAlgorithmName(algorithm),
+            " does not do ", Conv2dPassName(pass), " of ", shape.ToString());
+  return *ops;
+}
+
+template <typename T>
+void CheckView(const View<T>& view, const Shape4& shape, const char* name) {
+  CNN_CHECK(view.shape() == shape, name, " is ", view.shape().ToString(), ", not ",
+            shape.ToString());
+  CNN_CHECK(view.data != nullptr && view.pixel_stride >= view.c, name, " has a pixel stride of ",
+            view.pixel_stride);
+}
+
+}  // namespace
+
+const Conv2dAlgorithmOps* GetConv2dAlgorithmOps(Conv2dAlgorithm algorithm) {
+  switch (algorithm) {
+    default:
+      return nullptr;
+  }
+}
+
+template <typename T>
+void CheckConv2dArgs(const Conv2dForwardArgs<T>& args) {
+  CheckView(args.x, args.shape.input(), "x");
+  CheckView(args.y, args.shape.output(), "y");
+  CNN_CHECK(args.weights != nullptr);
+}
+
+template <typename T>
+void CheckConv2dArgs(const Conv2dBackwardDataArgs<T>& args) {
+  CheckView(args.dy, args.shape.output(), "dy");
+  CheckView(args.dx, args.shape.input(), "dx");
+  CNN_CHECK(args.weights != nullptr);
+}
+
+template <typename T>
+void CheckConv2dArgs(const Conv2dBackwardWeightsArgs<T>& args) {
+  CheckView(args.x, args.shape.input(), "x");
+  CheckView(args.dy, args.shape.output(), "dy");
+  CNN_CHECK(args.dweights != nullptr);
+}
+
+template void CheckConv2dArgs(const Conv2dForwardArgs<float>&);
+template void CheckConv2dArgs(const Conv2dForwardArgs<double>&);
+template void CheckConv2dArgs(const Conv2dBackwardDataArgs<float>&);
+template void CheckConv2dArgs(const Conv2dBackwardDataArgs<double>&);
+template void CheckConv2dArgs(const Conv2dBackwardWeightsArgs<float>&);
+template void CheckConv2dArgs(const Conv2dBackwardWeightsArgs<double>&);
+
+std::vector<Conv2dAlgorithm> Conv2dAlgorithms(const Conv2dShape& shape, Conv2dPass pass,
+                                              bool allow_winograd) {
+  // The most special first: where an algorithm applies at all it beats those after it.
+  std::vector<Conv2dAlgorithm> result;
+  const auto add_if_supported = [&](Conv2dAlgorithm algorithm) {
+    const Conv2dAlgorithmOps* ops = GetConv2dAlgorithmOps(algorithm);
+    if (ops != nullptr && ops->supports(shape, pass)) result.push_back(algorithm);
+  };
+  add_if_supported(Conv2dAlgorithm::kDepthwise);
+  if (allow_winograd) {
+    add_if_supported(Conv2dAlgorithm::kWinograd4);
+    add_if_supported(Conv2dAlgorithm::kWinograd2);
+  }
+  add_if_supported(Conv2dAlgorithm::kPointwise);
+  add_if_supported(Conv2dAlgorithm::kDirect);
+  return result;
+}
+
+int64_t Conv2dExecutedMacs(const Conv2dShape& shape, Conv2dPass pass, Conv2dAlgorithm algorithm) {
+  const Conv2dAlgorithmOps& ops = OpsFor(shape, pass, algorithm);
+  return ops.executed_macs != nullptr ? ops.executed_macs(shape, pass) : shape.macs();
+}
+
+size_t Conv2dWorkspaceBytes(const Conv2dShape& shape, Conv2dPass pass, Conv2dAlgorithm algorithm,
+                            int num_threads) {
+  const size_t bytes = OpsFor(shape, pass, algorithm).workspace_bytes(shape, pass, num_threads);
+  if (pass != Conv2dPass::kBackwardWeights) return bytes;
+  // The bias gradient is summed before the weights' gradient and shares its scratch.
+  return std::max(bytes, ColumnSumsWorkspaceBytes(shape.output().pixels(), shape.out_channels));
+}
+
+void Conv2dForward(const Conv2dForwardArgs<float>& args, Context& ctx) {
+  CheckConv2dArgs(args);
+  OpsFor(args.shape, Conv2dPass::kForward, args.algorithm).forward(args, ctx);
+}
+
+void Conv2dBackwardData(const Conv2dBackwardDataArgs<float>& args, Context& ctx) {
+  CheckConv2dArgs(args);
+  OpsFor(args.shape, Conv2dPass::kBackwardData, args.algorithm).backward_data(args, ctx);
+}
+
+void Conv2dBackwardWeights(const Conv2dBackwardWeightsArgs<float>& args, Context& ctx) {
+  CheckConv2dArgs(args);
+  const Conv2dAlgorithmOps& ops = OpsFor(args.shape, Conv2dPass::kBackwardWeights, args.algorithm);
+  if (args.dbias != nullptr) {
+    ColumnSums("conv2d.backward_weights.bias", args.dy.data, args.dy.pixels(), args.dy.c,
+               args.dy.pixel_stride, args.dbias, args.workspace, ctx);
+  }
+  ops.backward_weights(args, ctx);
+}
+
+}  // namespace classicnn
