@@ -17,11 +17,10 @@ namespace classicnn {
 
 // CNN_CHECK(x.c == y.c, x.c, " against ", y.c): everything after the condition goes to
 // absl::StrCat when it fails.
-#define CNN_CHECK(condition, ...)                                           \
-  do {                                                                      \
-    if (!(condition))                                          \
-      ::classicnn::CheckFailed(__FILE__, __LINE__, #condition,              \
-                               ::absl::StrCat(__VA_ARGS__));                \
+#define CNN_CHECK(condition, ...)                                                            \
+  do {                                                                                       \
+    if (!(condition))                                                                        \
+      ::classicnn::CheckFailed(__FILE__, __LINE__, #condition, ::absl::StrCat(__VA_ARGS__)); \
   } while (false)
 
 // For hot loops: only in builds without NDEBUG.

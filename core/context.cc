@@ -3,11 +3,9 @@
 #include <sched.h>
 
 #include <algorithm>
-#include <cstdio>
-#include <fstream>
-#include <sstream>
-#include <string>
+#include <mutex>
 
+#include "core/cgroup.h"
 #include "core/check.h"
 #include "core/trace.h"
 #include "oneapi/tbb/blocked_range.h"
@@ -15,7 +13,6 @@
 #include "oneapi/tbb/parallel_for.h"
 #include "oneapi/tbb/partitioner.h"
 #include "oneapi/tbb/task_arena.h"
-#include "oneapi/tbb/task_scheduler_observer.h"
 
 #if defined(__x86_64__)
 #include <xmmintrin.h>
@@ -23,39 +20,6 @@
 
 namespace classicnn {
 namespace {
-
-// CPUs' worth of run time that the cgroup's quota allows; 0 where there is no quota.
-double CgroupCpus() {
-  double quota_us = 0;
-  double period_us = 0;
-  // Version 2: "max 100000" or "150000 100000", for this process's own group and each above it. The
-  // group's path is relative to a mount that containers usually make their own root.
-  std::string group;
-  std::ifstream self("/proc/self/cgroup");
-  for (std::string line; std::getline(self, line);) {
-    if (line.rfind("0::", 0) == 0) group = line.substr(3);
-  }
-  double cpus = 0;
-  const auto limit_to = [&cpus](double limit) {
-    if (limit > 0) cpus = cpus == 0 ? limit : std::min(cpus, limit);
-  };
-  for (;;) {
-    std::ifstream f("/sys/fs/cgroup" + group + "/cpu.max");
-    std::string quota;
-    if (f >> quota >> period_us && quota != "max" && period_us > 0) {
-      limit_to(std::atof(quota.c_str()) / period_us);
-    }
-    if (group.empty() || group == "/") break;
-    group.resize(group.rfind('/'));
-  }
-  // Version 1: quota -1 means none.
-  std::ifstream quota_file("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
-  std::ifstream period_file("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
-  if (quota_file >> quota_us && period_file >> period_us && quota_us > 0 && period_us > 0) {
-    limit_to(quota_us / period_us);
-  }
-  return cpus;
-}
 
 uint64_t ReadFpControl() {
 #if defined(__x86_64__)
@@ -106,34 +70,37 @@ int AvailableThreads() {
 FlushDenormals::FlushDenormals() : saved_(ReadFpControl()) { WriteFpControl(saved_ | kFlushBits); }
 FlushDenormals::~FlushDenormals() { WriteFpControl(saved_); }
 
+namespace {
+
+// TBB runs at most as many threads as there are cores unless a global_control allows more, and of
+// several controls the smallest counts. So there is one for the whole process, which grows to what
+// the largest Context so far asked for; each Context's own arena keeps it to its number.
+void AllowThreads(int num_threads) {
+  static std::mutex mutex;
+  static int allowed = 0;
+  static tbb::global_control* control = nullptr;  // never freed: threads may outlive main()
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (num_threads <= allowed) return;
+  allowed = num_threads;
+  delete control;
+  control = new tbb::global_control(tbb::global_control::max_allowed_parallelism,
+                                    static_cast<size_t>(allowed));
+}
+
+}  // namespace
+
 struct Context::Threads {
-  // Every thread that joins the arena flushes denormals, for as long as it stays.
-  class Observer : public tbb::task_scheduler_observer {
-   public:
-    explicit Observer(tbb::task_arena& arena) : tbb::task_scheduler_observer(arena) {
-      observe(true);
-    }
-    ~Observer() override { observe(false); }
-    void on_scheduler_entry(bool /*is_worker*/) override {
-      WriteFpControl(ReadFpControl() | kFlushBits);
-    }
-  };
-
-  explicit Threads(int num_threads)
-      : parallelism(tbb::global_control::max_allowed_parallelism,
-                    static_cast<size_t>(num_threads)),
-        arena(num_threads),
-        observer(arena) {}
-
-  tbb::global_control parallelism;  // more threads than cores need to be allowed
+  explicit Threads(int num_threads) : arena(num_threads) {}
   tbb::task_arena arena;
-  Observer observer;
 };
 
 Context::Context(int num_threads)
     : num_threads_(num_threads == 0 ? AvailableThreads() : num_threads) {
   CNN_CHECK(num_threads_ >= 1, num_threads_, " threads");
-  if (num_threads_ > 1) threads_ = std::make_unique<Threads>(num_threads_);
+  if (num_threads_ > 1) {
+    AllowThreads(num_threads_);
+    threads_ = std::make_unique<Threads>(num_threads_);
+  }
 }
 
 Context::~Context() = default;
@@ -141,9 +108,11 @@ Context::~Context() = default;
 void Context::ParallelFor(const char* zone, int64_t count,
                           absl::FunctionRef<void(int64_t piece, int worker)> body) {
   if (count <= 0) return;
-  const FlushDenormals flush;
   Tracer* const tracer = tracer_;
   const auto run = [&](int64_t begin, int64_t end, int worker) {
+    // Here, not once per thread: TBB gives each task the floating-point control word that the
+    // arena's creator had.
+    const FlushDenormals flush;
     const int64_t start_ns = tracer != nullptr ? NowNanos() : 0;
     for (int64_t piece = begin; piece < end; ++piece) body(piece, worker);
     if (tracer != nullptr) tracer->Span(zone, "pieces", worker, start_ns, NowNanos());

@@ -16,8 +16,8 @@ std::vector<std::string> UsableTargets();
 // The one that dispatch takes now.
 std::string ActiveTarget();
 // Dispatch goes to this target from now on. "" or "best" lifts the limit; "avx512" is accepted for
-// "avx3". InvalidArgument for other names, with those that would do. Not thread-safe; call it before
-// kernels run.
+// "avx3". InvalidArgument for other names, with those that would do. Not thread-safe; call it
+// before kernels run.
 absl::Status SetTarget(absl::string_view name);
 // Bytes of a vector of the active target.
 int ActiveVectorBytes();

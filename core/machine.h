@@ -14,12 +14,12 @@ namespace classicnn {
 struct MachineInfo {
   std::string cpu_model;
   int logical_cpus = 0;
-  int available_threads = 0;          // core/context.h
-  int64_t l1d_bytes = 0;              // of one core
+  int available_threads = 0;  // core/context.h
+  int64_t l1d_bytes = 0;      // of one core
   int64_t l2_bytes = 0;
-  int64_t l3_bytes = 0;               // of one shared instance
+  int64_t l3_bytes = 0;  // of one shared instance
   int64_t memory_bytes = 0;
-  std::vector<std::string> targets;   // core/isa.h
+  std::vector<std::string> targets;  // core/isa.h
   std::string active_target;
 };
 MachineInfo GetMachineInfo();

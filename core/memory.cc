@@ -68,8 +68,8 @@ absl::StatusOr<std::unique_ptr<Arena>> Arena::Create(const BytesByCategory& byte
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) {
       arena->mapping_size_ = 0;
-      return absl::ResourceExhaustedError(absl::StrCat("cannot map ", arena->size_,
-                                                       " bytes of memory: ", std::strerror(errno)));
+      return absl::ResourceExhaustedError(
+          absl::StrCat("cannot map ", arena->size_, " bytes of memory: ", std::strerror(errno)));
     }
     arena->mapping_ = static_cast<std::byte*>(p);
     const size_t misalignment = reinterpret_cast<uintptr_t>(p) & (kHugePage - 1);

@@ -32,8 +32,8 @@ RandomStream::RandomStream(uint64_t seed, uint64_t stream, uint64_t step) {
 std::array<uint32_t, 4> RandomStream::Words(uint64_t index) const {
   const r123::Philox4x32 philox;
   const r123::Philox4x32::ctr_type counter = {{static_cast<uint32_t>(index),
-                                               static_cast<uint32_t>(index >> 32),
-                                               counter_high_[0], counter_high_[1]}};
+                                               static_cast<uint32_t>(index >> 32), counter_high_[0],
+                                               counter_high_[1]}};
   const auto words = philox(counter, {{key_[0], key_[1]}});
   return {words[0], words[1], words[2], words[3]};
 }

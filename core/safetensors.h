@@ -31,7 +31,7 @@ class SafetensorsFile {
   struct Entry {
     std::string name;
     DType dtype = DType::kF32;
-    std::vector<int64_t> shape;  // empty: one element
+    std::vector<int64_t> shape;       // empty: one element
     absl::Span<const uint8_t> bytes;  // of any alignment
     int64_t count() const;
   };

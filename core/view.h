@@ -2,9 +2,9 @@
 //
 // A view is a pointer and a shape; it owns nothing and is passed by value. Element (n, h, w, c) is
 //   data[((n*H + h)*W + w) * pixel_stride + c],   pixel_stride >= C, in elements.
-// Channels are contiguous, so kernels vectorize over channels whatever the vector length. A slice of
-// the channels of a larger buffer is itself a view (same pixel_stride), which makes concatenation
-// free. Kernels never read or write the pixel_stride - C elements between two pixels.
+// Channels are contiguous, so kernels vectorize over channels whatever the vector length. A slice
+// of the channels of a larger buffer is itself a view (same pixel_stride), which makes
+// concatenation free. Kernels never read or write the pixel_stride - C elements between two pixels.
 #ifndef CLASSICNN_CORE_VIEW_H_
 #define CLASSICNN_CORE_VIEW_H_
 
@@ -93,7 +93,8 @@ struct Workspace {
   std::byte* data = nullptr;
   size_t size = 0;
 
-  // Takes the next `count` elements, 64-byte aligned. A check fails where the workspace is too small.
+  // Takes the next `count` elements, 64-byte aligned. A check fails where the workspace is too
+  // small.
   template <typename T>
   T* Take(int64_t count) {
     const size_t bytes = BytesFor<T>(count);
