@@ -1,0 +1,79 @@
+#include "core/trace.h"
+
+#include <cstdio>
+#include <thread>
+#include <vector>
+
+#include "core/file.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+
+namespace classicnn {
+namespace {
+
+nlohmann::json Written(const Tracer& tracer) {
+  const std::string path = testing::TempDir() + "trace_test.json";
+  const absl::Status status = tracer.WriteJson(path);
+  EXPECT_TRUE(status.ok()) << status;
+  const auto text = ReadFile(path);
+  EXPECT_TRUE(text.ok()) << text.status();
+  std::remove(path.c_str());
+  return nlohmann::json::parse(*text);
+}
+
+TEST(Tracer, WritesSpansCountersAndThreadNames) {
+  Tracer tracer(10);
+  tracer.Span("conv \"1\"\n\xff", "node", 2, 5'000'000, 5'002'500);
+  tracer.Counter("memory", 4'999'000, 123456789012);
+  const auto json = Written(tracer);
+  const auto& events = json.at("traceEvents");
+  ASSERT_EQ(events.size(), 3u);
+  EXPECT_EQ(events[0].at("ph"), "M");
+  EXPECT_EQ(events[0].at("name"), "thread_name");
+  EXPECT_EQ(events[0].at("tid"), 2);
+  EXPECT_EQ(events[0].at("args").at("name"), "worker 2");
+  EXPECT_EQ(events[1].at("ph"), "X");
+  EXPECT_EQ(events[1].at("name"), "conv \"1\"\n\xef\xbf\xbd");
+  EXPECT_EQ(events[1].at("cat"), "node");
+  EXPECT_EQ(events[1].at("tid"), 2);
+  EXPECT_DOUBLE_EQ(events[1].at("ts"), 1);  // microseconds after the first event
+  EXPECT_DOUBLE_EQ(events[1].at("dur"), 2.5);
+  EXPECT_EQ(events[2].at("ph"), "C");
+  EXPECT_DOUBLE_EQ(events[2].at("ts"), 0);
+  EXPECT_EQ(events[2].at("args").at("value"), 123456789012);
+}
+
+TEST(Tracer, DropsAndCountsWhatDoesNotFit) {
+  Tracer tracer(100);
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&tracer, t] {
+      for (int i = 0; i < 50; ++i) tracer.Span("x", "y", t, i, i + 1);
+    });
+  }
+  for (auto& t : threads) t.join();
+  EXPECT_EQ(tracer.dropped(), 100);
+  const auto json = Written(tracer);
+  int spans = 0;
+  for (const auto& e : json.at("traceEvents")) spans += e.at("ph") == "X";
+  EXPECT_EQ(spans, 100);
+  EXPECT_EQ(json.at("otherData").at("dropped_events"), 100);
+  tracer.Clear();
+  EXPECT_EQ(tracer.dropped(), 0);
+  EXPECT_TRUE(Written(tracer).at("traceEvents").empty());
+}
+
+TEST(Tracer, ManyEventsSurviveChunkedWriting) {
+  Tracer tracer(30000);
+  for (int i = 0; i < 30000; ++i) tracer.Span("name", "category", 0, i * 10, i * 10 + 5);
+  EXPECT_EQ(Written(tracer).at("traceEvents").size(), 30001u);
+}
+
+TEST(Tracer, NamesThePathItCannotWrite) {
+  const absl::Status status = Tracer(1).WriteJson("/nonexistent/folder/trace.json");
+  EXPECT_FALSE(status.ok());
+  EXPECT_NE(status.message().find("/nonexistent/folder/trace.json"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace classicnn
