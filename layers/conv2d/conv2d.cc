@@ -9,6 +9,7 @@
 #include "core/check.h"
 #include "layers/column_sums.h"
 #include "layers/conv2d/algorithms.h"
+#include "layers/conv2d/conv2d_depthwise.h"
 
 namespace classicnn {
 namespace {
@@ -33,6 +34,8 @@ void CheckView(const View<T>& view, const Shape4& shape, const char* name) {
 
 const Conv2dAlgorithmOps* GetConv2dAlgorithmOps(Conv2dAlgorithm algorithm) {
   switch (algorithm) {
+    case Conv2dAlgorithm::kDepthwise:
+      return &kConv2dDepthwiseOps;
     default:
       return nullptr;
   }
