@@ -10,10 +10,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "core/context.h"
 
-// --threads, --target, --image_size and --num_classes are declared here, once for all programs:
-// ABSL_DECLARE_FLAG them where they are read, or use the accessors below.
+// --threads, --target, --image_size and --num_classes are declared once, in program.cc; read them
+// through the accessors below.
 
 namespace classicnn {
 
@@ -28,10 +27,12 @@ struct ProgramInfo {
   std::function<void()> extra_help;
 };
 
-// Parses Abseil flags. --help prints every flag of this program (not those of libraries such as
-// Abseil's own --flagfile group, which are named in one line) and exits 0; an unknown flag, a bad
-// value or a stray argument prints at most three lines to stderr and exits 2. Arguments for which
-// `is_foreign` holds are left in argv for another library to read. Applies --target.
+// Parses Abseil flags as Abseil does: --flag=value, --flag value, --bool, --nobool, one dash or
+// two,
+// "--" ends them, of repeated flags the last counts. --help prints every flag of this program and
+// exits 0; an unknown flag, a bad value or a stray argument prints at most three lines to stderr
+// and exits 2. Arguments for which `is_foreign` holds are left in argv for another library to read.
+// Applies --target.
 void ParseProgramFlags(const ProgramInfo& info, int* argc, char** argv,
                        const std::function<bool(absl::string_view)>& is_foreign = nullptr);
 
@@ -39,9 +40,13 @@ void ParseProgramFlags(const ProgramInfo& info, int* argc, char** argv,
 // kExitBadUsage.
 int FailUsage(const absl::Status& status);
 
-// --threads; 0 (the default) means AvailableThreads(). A check for a value below 0 or above 4096 is
-// made while flags are parsed.
-int ThreadsFlag();
+// Whether the flag stood on the command line (and not only has its default).
+bool FlagWasGiven(absl::string_view name);
+
+// Their ranges are checked while flags are parsed.
+int ThreadsFlag();         // --threads, 0 (the default) to 4096; 0 means AvailableThreads()
+int64_t ImageSizeFlag();   // --image_size, 1 to 65536, 32 by default
+int64_t NumClassesFlag();  // --num_classes, 1 to 1000000, 10 by default
 
 // "64", "512M", "1.5G": powers of 1024. InvalidArgument for anything else.
 absl::StatusOr<int64_t> ParseSize(absl::string_view text);
