@@ -11,15 +11,42 @@
 #include "absl/flags/reflection.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "core/isa.h"
 
-ABSL_FLAG(int, threads, 0,
+namespace classicnn {
+namespace {
+
+// The value of --threads: one number, or several for programs that measure.
+struct ThreadCounts {
+  std::vector<int> counts = {0};
+};
+
+bool AbslParseFlag(absl::string_view text, ThreadCounts* value, std::string* error) {
+  value->counts.clear();
+  for (const absl::string_view word : absl::StrSplit(text, ',')) {
+    int count = 0;
+    if (!absl::SimpleAtoi(word, &count) || count < 0 || count > 4096) {
+      *error = "must be from 0 to 4096";
+      return false;
+    }
+    value->counts.push_back(count);
+  }
+  return true;
+}
+
+std::string AbslUnparseFlag(const ThreadCounts& value) { return absl::StrJoin(value.counts, ","); }
+
+}  // namespace
+}  // namespace classicnn
+
+ABSL_FLAG(classicnn::ThreadCounts, threads, {},
           "Threads to use, more than there are cores too. 0: all that the affinity mask and the "
-          "cgroup CPU quota allow.");
+          "cgroup CPU quota allow. Benchmarks take several numbers, separated by commas.");
 ABSL_FLAG(
     std::string, target, "best",
     "Instruction set to use at most: best, avx3 (AVX-512), avx2, ..., whatever is compiled in "
@@ -217,7 +244,10 @@ void ParseProgramFlags(const ProgramInfo& info, int* argc, char** argv,
   *argc = kept;
   argv[kept] = nullptr;
 
-  CheckRange(flags, "threads", absl::GetFlag(FLAGS_threads), 0, 4096);
+  if (!info.takes_thread_list && ThreadListFlag().size() > 1) {
+    ExitUsage(absl::StrCat("bad value ", Quoted(AbslUnparseFlag(absl::GetFlag(FLAGS_threads))),
+                           " for --threads: one number is expected"));
+  }
   CheckRange(flags, "image_size", ImageSizeFlag(), 1, 65536);
   CheckRange(flags, "num_classes", NumClassesFlag(), 1, 1000000);
   if (flags.count("target") > 0) {
@@ -236,7 +266,8 @@ int FailUsage(const absl::Status& status) {
 
 bool FlagWasGiven(absl::string_view name) { return GivenFlags().count(std::string(name)) > 0; }
 
-int ThreadsFlag() { return absl::GetFlag(FLAGS_threads); }
+int ThreadsFlag() { return ThreadListFlag().front(); }
+std::vector<int> ThreadListFlag() { return absl::GetFlag(FLAGS_threads).counts; }
 int64_t ImageSizeFlag() { return absl::GetFlag(FLAGS_image_size); }
 int64_t NumClassesFlag() { return absl::GetFlag(FLAGS_num_classes); }
 

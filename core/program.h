@@ -23,6 +23,8 @@ struct ProgramInfo {
   std::string summary;  // what it does, printed by --help above the flags
   // Names of flags of the common set that this program does not take.
   std::vector<std::string> without_flags;
+  // --threads may be several numbers, separated by commas.
+  bool takes_thread_list = false;
   // Prints the help of flags another library handles (Google Benchmark's), after ours.
   std::function<void()> extra_help;
 };
@@ -44,9 +46,10 @@ int FailUsage(const absl::Status& status);
 bool FlagWasGiven(absl::string_view name);
 
 // Their ranges are checked while flags are parsed.
-int ThreadsFlag();         // --threads, 0 (the default) to 4096; 0 means AvailableThreads()
-int64_t ImageSizeFlag();   // --image_size, 1 to 65536, 32 by default
-int64_t NumClassesFlag();  // --num_classes, 1 to 1000000, 10 by default
+int ThreadsFlag();  // --threads, 0 (the default) to 4096; 0 means AvailableThreads()
+std::vector<int> ThreadListFlag();  // the same where takes_thread_list is set
+int64_t ImageSizeFlag();            // --image_size, 1 to 65536, 32 by default
+int64_t NumClassesFlag();           // --num_classes, 1 to 1000000, 10 by default
 
 // "64", "512M", "1.5G": powers of 1024. InvalidArgument for anything else.
 absl::StatusOr<int64_t> ParseSize(absl::string_view text);

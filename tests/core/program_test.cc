@@ -11,6 +11,7 @@
 #include "absl/flags/flag.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "core/isa.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -42,7 +43,8 @@ std::string ReadAll(int fd) {
 }
 
 // Parses in a child, which then prints what it got and leaves with 77.
-Outcome Parse(std::vector<std::string> arguments, std::vector<std::string> without_flags = {}) {
+Outcome Parse(std::vector<std::string> arguments, std::vector<std::string> without_flags = {},
+              bool thread_list = false) {
   int out[2];
   int err[2];
   EXPECT_EQ(pipe(out), 0);
@@ -62,6 +64,7 @@ Outcome Parse(std::vector<std::string> arguments, std::vector<std::string> witho
     info.name = "cnn-test";
     info.summary = "Tests flags.";
     info.without_flags = std::move(without_flags);
+    info.takes_thread_list = thread_list;
     info.extra_help = [] { std::printf("extra help\n"); };
     ParseProgramFlags(info, &argc, argv.data(),
                       [](absl::string_view a) { return absl::StartsWith(a, "--foreign"); });
@@ -71,6 +74,7 @@ Outcome Parse(std::vector<std::string> arguments, std::vector<std::string> witho
                 static_cast<int>(NumClassesFlag()), ActiveTarget().c_str(),
                 FlagWasGiven("test_text"));
     for (int i = 1; i < argc; ++i) std::printf("|%s", argv[i]);
+    if (thread_list) std::printf("|list=%s", absl::StrJoin(ThreadListFlag(), "+").c_str());
     std::fflush(nullptr);
     _exit(77);
   }
@@ -83,6 +87,12 @@ Outcome Parse(std::vector<std::string> arguments, std::vector<std::string> witho
   waitpid(child, &status, 0);
   outcome.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   return outcome;
+}
+
+TEST(ProgramFlags, ThreadListsWhereTheProgramTakesThem) {
+  EXPECT_THAT(Parse({"--threads=1,2,64"}, {}, true).out, HasSubstr("list=1+2+64"));
+  EXPECT_THAT(Parse({}, {}, true).out, HasSubstr("list=0"));
+  EXPECT_EQ(Parse({"--threads=1,2,"}, {}, true).code, kExitBadUsage);
 }
 
 TEST(ProgramFlags, DefaultsAreAsPromised) {
@@ -133,6 +143,8 @@ TEST(ProgramFlags, BadUsageExitsWith2AndNamesTheFlagInAtMostThreeLines) {
       {{"--threads=two"}, "--threads"},
       {{"--threads="}, "--threads"},
       {{"--threads=-1"}, "--threads"},
+      {{"--threads=1,2"}, "one number is expected"},
+      {{"--threads=1,,2"}, "--threads"},
       {{"--threads=4097"}, "--threads"},
       {{"--threads=99999999999999999999"}, "--threads"},
       {{"--threads"}, "--threads needs a value"},
