@@ -35,8 +35,9 @@ NodeId Transition(GraphBuilder& g, const std::string& name, NodeId x) {
 absl::StatusOr<Graph> BuildDensenet121(const ModelOptions& options) {
   constexpr int kLayers[] = {6, 12, 24, 16};
   GraphBuilder g("densenet121", options.image_h, options.image_w, 3);
-  NodeId x = g.Conv2d("features.conv0", g.input(), {2 * kGrowth, /*kernel=*/3, /*stride=*/1,
-                                                    /*padding=*/1});
+  NodeId x = g.Conv2d("features.conv0", g.input(),
+                      {2 * kGrowth, /*kernel=*/3, /*stride=*/1,
+                       /*padding=*/1});
   for (int block = 1; block <= 4; ++block) {
     for (int layer = 1; layer <= kLayers[block - 1]; ++layer) {
       x = DenseLayer(g, absl::StrCat("features.denseblock", block, ".denselayer", layer), x);

@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "core/context.h"
+#include "layers/dropout/dropout.h"
 #include "layers/optimizer/optimizer.h"
 #include "models/graph.h"
 #include "models/model_state.h"
@@ -27,7 +28,7 @@ struct UpdateParams {
 // Nanoseconds spent in each step of the plan, summed over runs. Filled while set on an executor.
 struct StepTimes {
   std::vector<int64_t> nanos;  // by step
-  int64_t runs = 0;            // of the last phase run
+  int64_t runs = 0;            // complete runs of the plan
 };
 
 class Executor {
@@ -72,13 +73,20 @@ class Executor {
  private:
   Executor(const Graph& graph, Plan plan, ModelState* state, Context& ctx);
   void RunPhase(Phase first, Phase last);
+  void RunConv2d(const Step& step, const Workspace& workspace);
+  void RunLinear(const Step& step, const Workspace& workspace);
+  void RunBatchNorm2d(const Step& step, const Workspace& workspace);
+  void RunUpdate(const Step& step);
+  DropoutParams dropout_params(const Node& node) const;
 
   const Graph& graph_;
   Plan plan_;
   ModelState* state_;
   Context& ctx_;
   std::unique_ptr<Arena> arena_;
-  std::vector<Operand> gradients_;  // by parameter
+  std::vector<Operand> gradients_;      // by parameter
+  std::vector<int64_t> live_bytes_;     // by step, for the trace
+  Phase last_phase_ = Phase::kForward;  // of the plan
   UpdateParams update_;
   uint64_t dropout_seed_ = 0;
   uint64_t dropout_step_ = 0;

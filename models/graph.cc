@@ -246,10 +246,15 @@ NodeId GraphBuilder::Linear(const std::string& name, NodeId x, int64_t out_featu
   node.op = Op::kLinear;
   node.inputs = {x};
   node.shape = {1, 1, 1, out_features};
-  node.parameters = {AddParameter({name + ".weight", ParameterKind::kLinearWeight, kNoNode,
-                                   {out_features, in.size()}, Init::kXavierUniform, in}),
-                     AddParameter({name + ".bias", ParameterKind::kLinearBias, kNoNode,
-                                   {out_features}, Init::kZeros, {}})};
+  node.parameters = {
+      AddParameter({name + ".weight",
+                    ParameterKind::kLinearWeight,
+                    kNoNode,
+                    {out_features, in.size()},
+                    Init::kXavierUniform,
+                    in}),
+      AddParameter(
+          {name + ".bias", ParameterKind::kLinearBias, kNoNode, {out_features}, Init::kZeros, {}})};
   return AddNode(std::move(node));
 }
 
@@ -283,10 +288,9 @@ NodeId GraphBuilder::Concat(const std::string& name, const std::vector<NodeId>& 
   for (const NodeId id : inputs) {
     const Shape4& s = graph_.node(id).shape;
     if (s.h != node.shape.h || s.w != node.shape.w) {
-      return Fail(name, absl::InvalidArgumentError(
-                            absl::StrCat("inputs of different sizes: ", s.ToString(), " (",
-                                         graph_.node(id).name, ") among ", node.shape.h, " x ",
-                                         node.shape.w)));
+      return Fail(name, absl::InvalidArgumentError(absl::StrCat(
+                            "inputs of different sizes: ", s.ToString(), " (", graph_.node(id).name,
+                            ") among ", node.shape.h, " x ", node.shape.w)));
     }
     node.shape.c += s.c;
   }
@@ -296,8 +300,7 @@ NodeId GraphBuilder::Concat(const std::string& name, const std::vector<NodeId>& 
 NodeId GraphBuilder::Dropout(const std::string& name, NodeId x, double p) {
   if (!Usable(name, {x})) return kNoNode;
   if (!(p >= 0 && p < 1)) {
-    return Fail(name,
-                absl::InvalidArgumentError(absl::StrCat("dropout ", p, " is not in [0, 1)")));
+    return Fail(name, absl::InvalidArgumentError(absl::StrCat("dropout ", p, " is not in [0, 1)")));
   }
   Node node;
   node.name = name;
@@ -314,8 +317,9 @@ absl::StatusOr<Graph> GraphBuilder::Build(NodeId logits) {
   if (!status_.ok()) return status_;
   const Node& out = graph_.node(logits);
   if (out.shape.h != 1 || out.shape.w != 1) {
-    return absl::InvalidArgumentError(absl::StrCat(graph_.model_, ": node ", out.name, ": logits of ",
-                                                   out.shape.h, " x ", out.shape.w, " pixels"));
+    return absl::InvalidArgumentError(absl::StrCat(graph_.model_, ": node ", out.name,
+                                                   ": logits of ", out.shape.h, " x ", out.shape.w,
+                                                   " pixels"));
   }
   // A value nobody reads would have no gradient, which no architecture means to say.
   for (size_t i = 0; i < graph_.nodes_.size(); ++i) {

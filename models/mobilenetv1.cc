@@ -15,9 +15,9 @@ NodeId DepthwiseSeparable(GraphBuilder& g, const std::string& name, NodeId x, in
   x = g.Conv2d(name + ".conv_dw", x, {in, /*kernel=*/3, stride, /*padding=*/1, /*groups=*/in});
   x = g.BatchNorm2d(name + ".bn1", x);
   x = g.Relu(name + ".relu1", x);
-  x = g.Conv2d(name + ".conv_pw", x,
-               {channels, /*kernel=*/1, /*stride=*/1, /*padding=*/0, /*groups=*/1,
-                Init::kXavierUniform});
+  x = g.Conv2d(
+      name + ".conv_pw", x,
+      {channels, /*kernel=*/1, /*stride=*/1, /*padding=*/0, /*groups=*/1, Init::kXavierUniform});
   x = g.BatchNorm2d(name + ".bn2", x);
   return g.Relu(name + ".relu2", x);
 }

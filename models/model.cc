@@ -38,8 +38,8 @@ absl::StatusOr<Graph> BuildModel(absl::string_view name, const ModelOptions& opt
   for (const Architecture& a : kArchitectures) {
     if (name == a.name) return a.build(options);
   }
-  return absl::InvalidArgumentError(absl::StrCat("unknown model \"", name, "\": one of ",
-                                                 absl::StrJoin(ModelNames(), ", "), " is expected"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "unknown model \"", name, "\": one of ", absl::StrJoin(ModelNames(), ", "), " is expected"));
 }
 
 }  // namespace classicnn

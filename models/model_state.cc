@@ -56,13 +56,12 @@ absl::StatusOr<std::unique_ptr<ModelState>> ModelState::Create(const Graph& grap
 std::vector<float> InitialValues(const Parameter& parameter, int64_t groups, uint64_t seed) {
   std::vector<float> values(static_cast<size_t>(parameter.count()));
   const RandomStream random(seed, parameter.name);
-  const int64_t taps = parameter.kind == ParameterKind::kConvWeight
-                           ? parameter.shape[2] * parameter.shape[3]
-                           : 1;
+  const int64_t taps =
+      parameter.kind == ParameterKind::kConvWeight ? parameter.shape[2] * parameter.shape[3] : 1;
   switch (parameter.init) {
     case Init::kHeNormalFanOut: {
-      const double fan_out = static_cast<double>(taps * parameter.shape[0]) /
-                             static_cast<double>(groups);
+      const double fan_out =
+          static_cast<double>(taps * parameter.shape[0]) / static_cast<double>(groups);
       const double deviation = std::sqrt(2.0 / fan_out);
       for (size_t i = 0; i < values.size(); ++i) {
         values[i] = static_cast<float>(deviation * static_cast<double>(random.Normal(i)));

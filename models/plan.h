@@ -85,6 +85,7 @@ struct Operand {
   Role role = Role::kNone;
   NodeId node = kNoNode;
   int index = -1;      // of a parameter
+  int buffer = -1;     // in Plan::buffers: operands with the same one share its memory
   int64_t offset = 0;  // bytes from the start of the arena
   int64_t bytes = 0;   // of the flat kinds (all but values and gradients), for a workspace its size
   Shape4 shape;        // of values and gradients

@@ -7,8 +7,8 @@ namespace classicnn {
 absl::StatusOr<Graph> BuildVgg16(const ModelOptions& options) {
   GraphBuilder g("vgg16", options.image_h, options.image_w, 3);
   // Output channels of the convolutions; 0 stands for a 2 x 2 max pool of stride 2.
-  constexpr int64_t kLayers[] = {64,  64,  0,   128, 128, 0,   256, 256, 256,
-                                 0,   512, 512, 512, 0,   512, 512, 512, 0};
+  constexpr int64_t kLayers[] = {64, 64,  0,   128, 128, 0,   256, 256, 256,
+                                 0,  512, 512, 512, 0,   512, 512, 512, 0};
   NodeId x = g.input();
   int index = 0;  // in torchvision's nn.Sequential: convolution, batch norm and ReLU count each
   const auto name = [](int i) { return absl::StrCat("features.", i); };

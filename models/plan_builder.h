@@ -1,0 +1,91 @@
+// How MakePlan works: internal to plan_*.cc.
+//
+// 1. Fusion: a ReLU that is the only reader of a batch norm or an addition runs inside it.
+// 2. Places: which values share memory. Inputs of a concatenation become slices of its output; a
+//    value whose only reader is elementwise is overwritten by it where nobody needs it any more.
+// 3. Steps, forward and then backward. A gradient's first writer overwrites and the others add;
+//    gradients share memory by the same rules as values.
+// 4. Lifetimes follow from the steps that touch a buffer, offsets from the lifetimes.
+#ifndef CLASSICNN_MODELS_PLAN_BUILDER_H_
+#define CLASSICNN_MODELS_PLAN_BUILDER_H_
+
+#include <string>
+#include <vector>
+
+#include "models/plan.h"
+
+namespace classicnn {
+
+class PlanBuilder {
+ public:
+  PlanBuilder(const Graph& graph, const PlanOptions& options);
+  absl::StatusOr<Plan> Build();
+
+ private:
+  // A region of a buffer that holds a value or a gradient.
+  struct Place {
+    int buffer = -1;
+    int64_t channel_offset = 0;
+    int64_t pixel_stride = 0;
+  };
+  struct Slice {
+    NodeId concat = kNoNode;
+    int64_t channel_offset = 0;
+  };
+
+  // plan_places.cc
+  void Fuse();
+  void ChooseSlices();
+  void PlaceValues();
+  NodeId InPlaceReader(NodeId id) const;
+  bool NeedsOwnOutputInBackward(NodeId id) const;
+
+  // plan_forward.cc
+  void EmitForward(NodeId id);
+  void EmitLoss();
+
+  // plan_backward.cc
+  void EmitBackward(NodeId id);
+  void EmitAddBackward(NodeId id, const Operand& dy);
+  void EmitConcatBackward(NodeId id, const Operand& dy);
+  void EmitUpdates(const std::vector<int>& parameters);
+  // Operand for the gradient of `input` as `reader` writes it. `in_place` is where the gradient may
+  // overwrite another that is not needed any more (invalid: nowhere).
+  Operand WriteGradient(NodeId input, const Operand& in_place, bool* accumulate);
+  bool CanOverwriteGradient(NodeId input) const;
+
+  // Shared.
+  int NewBuffer(const std::string& name, MemoryCategory category, int64_t bytes);
+  void KeepForever(int buffer);
+  Operand FlatOperand(Role role, NodeId node, int buffer) const;
+  Operand PlacedOperand(Role role, NodeId node, const Place& place) const;
+  Operand Value(NodeId id) const;
+  Operand Gradient(NodeId id) const;
+  Operand ParameterGradient(int parameter);
+  Operand NewWorkspace(const std::string& name, size_t bytes);
+  Step NewStep(StepKind kind, Phase phase, NodeId node, const char* suffix) const;
+  void Emit(Step step);
+  void Finish();
+  // The node whose value a step of `id` leaves behind: the ReLU fused into it, or itself.
+  NodeId Out(NodeId id) const {
+    const NodeId relu = fused_relu_[static_cast<size_t>(id)];
+    return relu == kNoNode ? id : relu;
+  }
+  int64_t batch() const { return plan_.options.batch; }
+
+  const Graph& graph_;
+  Plan plan_;
+  std::vector<NodeId> fused_relu_;   // by node: the ReLU that runs inside it
+  std::vector<bool> absorbed_;       // this ReLU runs inside another node
+  std::vector<Slice> slices_;        // by node: of which concatenation its value is a slice
+  std::vector<bool> free_concat_;    // by node: no copy needed
+  std::vector<Place> value_places_;  // by node
+  std::vector<Place> gradient_places_;
+  std::vector<bool> gradient_written_;
+  std::vector<int> saved_mean_, saved_inv_std_, argmax_;  // buffers, by node
+  std::vector<int> parameter_gradients_;                  // buffers, by parameter
+};
+
+}  // namespace classicnn
+
+#endif  // CLASSICNN_MODELS_PLAN_BUILDER_H_
