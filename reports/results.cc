@@ -1,0 +1,115 @@
+#include "reports/results.h"
+
+#include "absl/strings/str_cat.h"
+#include "core/file.h"
+
+namespace classicnn {
+
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(TypeResult, type, pass, seconds, steps, macs, executed_macs,
+                                   bytes)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(PassResult, batch, threads, seconds, forward, backward, update,
+                                   images_per_second, flops_per_second, peak_fraction,
+                                   executed_flops_per_second, types)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(LayerResult, name, type, input, output, algorithms, parameters,
+                                   macs, output_bytes, forward, backward, update)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(MemoryPoint, seconds, phase, weights, gradients, optimizer,
+                                   activations, workspace)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(MemoryResult, peak_bytes, arena_bytes, least_bytes, weights,
+                                   gradients, optimizer, activations, workspace, timeline)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ModelResult, parameters, conv_parameters, norm_parameters,
+                                   linear_parameters, convolutions, linear_layers,
+                                   parameter_tensors, nodes, plan_steps, macs, weight_bytes,
+                                   receptive_field, train_step, inference, inference_one, scaling,
+                                   batches, memory, layers)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(SpeedupResult, type, pass, shape, optimized, reference)
+
+MachinePeaks Results::PeaksAt(int thread_count) const {
+  for (const MachinePeaks& p : peaks) {
+    if (p.num_threads == thread_count) return p;
+  }
+  return {};
+}
+
+namespace {
+
+void PeaksFromJson(const nlohmann::json& j, MachinePeaks* p) {
+  j.at("num_threads").get_to(p->num_threads);
+  j.at("target").get_to(p->target);
+  j.at("fma_flops").get_to(p->fma_flops);
+  j.at("copy_bytes_per_second").get_to(p->copy_bytes_per_second);
+}
+
+}  // namespace
+
+void to_json(nlohmann::json& j, const Results& r) {
+  j = nlohmann::json{{"schema", r.schema},
+                     {"machine", r.machine},
+                     {"build", r.build},
+                     {"mode", r.mode},
+                     {"batch", r.batch},
+                     {"threads", r.threads},
+                     {"image_size", r.image_size},
+                     {"num_classes", r.num_classes},
+                     {"measured_seconds", r.measured_seconds},
+                     {"model_order", r.model_order},
+                     {"models", r.models},
+                     {"speedups", r.speedups},
+                     {"speedup_shapes_total", r.speedup_shapes_total},
+                     {"extra", r.extra}};
+  j["machine"]["peaks"] = nlohmann::json::array();
+  for (const MachinePeaks& p : r.peaks) {
+    j["machine"]["peaks"].push_back({{"num_threads", p.num_threads},
+                                     {"target", p.target},
+                                     {"fma_flops", p.fma_flops},
+                                     {"copy_bytes_per_second", p.copy_bytes_per_second}});
+  }
+}
+
+absl::StatusOr<Results> ParseResults(const std::string& path, const std::string& text) {
+  const nlohmann::json j = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (j.is_discarded() || !j.is_object()) {
+    return absl::InvalidArgumentError(absl::StrCat("'", path, "' is not a JSON object"));
+  }
+  const auto schema = j.find("schema");
+  if (schema == j.end() || *schema != kResultsSchema) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("'", path, "' is not a results.json of cnn-report (its \"schema\" must be \"",
+                     kResultsSchema, "\")"));
+  }
+  Results r;
+  try {
+    j.at("machine").get_to(r.machine);
+    j.at("build").get_to(r.build);
+    j.at("mode").get_to(r.mode);
+    j.at("batch").get_to(r.batch);
+    j.at("threads").get_to(r.threads);
+    j.at("image_size").get_to(r.image_size);
+    j.at("num_classes").get_to(r.num_classes);
+    j.at("measured_seconds").get_to(r.measured_seconds);
+    j.at("model_order").get_to(r.model_order);
+    j.at("models").get_to(r.models);
+    j.at("speedups").get_to(r.speedups);
+    j.at("speedup_shapes_total").get_to(r.speedup_shapes_total);
+    j.at("extra").get_to(r.extra);
+    for (const nlohmann::json& p : j.at("machine").at("peaks")) {
+      PeaksFromJson(p, &r.peaks.emplace_back());
+    }
+    for (const std::string& name : r.model_order) {
+      if (r.models.count(name) == 0) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("'", path, "' lists the model ", name, " but does not hold it"));
+      }
+    }
+  } catch (const nlohmann::json::exception& e) {
+    return absl::InvalidArgumentError(absl::StrCat("'", path, "': ", e.what()));
+  }
+  return r;
+}
+
+absl::StatusOr<Results> ReadResults(const std::string& path) {
+  const absl::StatusOr<std::string> text = ReadFile(path);
+  if (!text.ok()) return text.status();
+  return ParseResults(path, *text);
+}
+
+}  // namespace classicnn
