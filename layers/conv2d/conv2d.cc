@@ -10,6 +10,8 @@
 #include "layers/column_sums.h"
 #include "layers/conv2d/algorithms.h"
 #include "layers/conv2d/conv2d_depthwise.h"
+#include "layers/conv2d/conv2d_direct.h"
+#include "layers/conv2d/conv2d_pointwise.h"
 
 namespace classicnn {
 namespace {
@@ -36,6 +38,10 @@ const Conv2dAlgorithmOps* GetConv2dAlgorithmOps(Conv2dAlgorithm algorithm) {
   switch (algorithm) {
     case Conv2dAlgorithm::kDepthwise:
       return &kConv2dDepthwiseOps;
+    case Conv2dAlgorithm::kPointwise:
+      return &kConv2dPointwiseOps;
+    case Conv2dAlgorithm::kDirect:
+      return &kConv2dDirectOps;
     default:
       return nullptr;
   }

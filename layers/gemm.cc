@@ -1,0 +1,120 @@
+#include "layers/gemm.h"
+
+#include <algorithm>
+#include <cstdint>
+
+#include "core/check.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "layers/gemm.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+#include "hwy/highway.h"
+#include "layers/gemm-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace classicnn {
+namespace HWY_NAMESPACE {
+
+GemmGeometry Geometry() { return {kGemmRows, static_cast<int64_t>(hn::Lanes(GemmTag()))}; }
+
+void PackPanel(const float* HWY_RESTRICT b, int64_t row_stride, int64_t column_stride,
+               int64_t depth, int64_t columns, float* HWY_RESTRICT packed) {
+  const GemmTag d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  const int64_t width = (columns + lanes - 1) / lanes * lanes;
+  if (column_stride == 1 && columns == width) {
+    for (int64_t i = 0; i < depth; ++i) {
+      for (int64_t j = 0; j < width; j += lanes) {
+        hn::Store(hn::LoadU(d, b + i * row_stride + j), d, packed + i * width + j);
+      }
+    }
+    return;
+  }
+  // A few rows at a time, so that transposing keeps the lines it writes in the nearest cache.
+  constexpr int64_t kRowsAtOnce = 16;
+  for (int64_t begin = 0; begin < depth; begin += kRowsAtOnce) {
+    const int64_t end = std::min(depth, begin + kRowsAtOnce);
+    for (int64_t j = 0; j < columns; ++j) {
+      const float* HWY_RESTRICT from = b + j * column_stride;
+      for (int64_t i = begin; i < end; ++i) packed[i * width + j] = from[i * row_stride];
+    }
+    for (int64_t i = begin; i < end; ++i) {
+      for (int64_t j = columns; j < width; ++j) packed[i * width + j] = 0.0f;
+    }
+  }
+}
+
+void Multiply(const GemmBlock* blocks, int64_t num_blocks, int64_t depth, const float* panel,
+              int64_t first_column, int64_t columns, const GemmEpilogue& epilogue) {
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(GemmTag()));
+  for (int64_t i = 0; i < num_blocks; ++i) {
+    GemmDispatchRows<kGemmRows>(blocks[i].rows, [&](auto rows) HWY_ATTR {
+      constexpr int kRows = decltype(rows)::value;
+      if (columns > lanes) {
+        GemmKernel<kRows, 2>(blocks[i], depth, panel, first_column, columns, epilogue);
+      } else {
+        GemmKernel<kRows, 1>(blocks[i], depth, panel, first_column, columns, epilogue);
+      }
+    });
+  }
+}
+
+void Outer(const float* a, int64_t rows, const float* b, int64_t columns, const OuterStep* steps,
+           int64_t count, bool accumulate, float* out, int64_t out_stride) {
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(GemmTag()));
+  const int64_t row_blocks = (rows + kGemmRows - 1) / kGemmRows;
+  for (int64_t j = 0; j < columns; j += 2 * lanes) {
+    const int64_t width = std::min(columns - j, 2 * lanes);
+    for (int64_t block = 0; block < row_blocks; ++block) {
+      // Blocks of even size: 64 rows are 13 + 13 + 13 + 13 + 12, not four times 14 and 8.
+      const int64_t begin = rows * block / row_blocks;
+      const int64_t end = rows * (block + 1) / row_blocks;
+      float* const to = out + begin * out_stride + j;
+      GemmDispatchRows<kGemmRows>(end - begin, [&](auto num_rows) HWY_ATTR {
+        constexpr int kRows = decltype(num_rows)::value;
+        if (width > lanes) {
+          OuterKernel<kRows, 2>(a + begin, b + j, steps, count, accumulate, width, to, out_stride);
+        } else {
+          OuterKernel<kRows, 1>(a + begin, b + j, steps, count, accumulate, width, to, out_stride);
+        }
+      });
+    }
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace classicnn
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace classicnn {
+namespace {
+HWY_EXPORT(Geometry);
+HWY_EXPORT(PackPanel);
+HWY_EXPORT(Multiply);
+HWY_EXPORT(Outer);
+}  // namespace
+
+GemmGeometry ActiveGemmGeometry() { return HWY_DYNAMIC_DISPATCH(Geometry)(); }
+
+void GemmPackPanel(const float* b, int64_t row_stride, int64_t column_stride, int64_t depth,
+                   int64_t columns, float* packed) {
+  CNN_DCHECK(row_stride == 1 || column_stride == 1);
+  HWY_DYNAMIC_DISPATCH(PackPanel)(b, row_stride, column_stride, depth, columns, packed);
+}
+
+void GemmMultiply(const GemmBlock* blocks, int64_t num_blocks, int64_t depth, const float* panel,
+                  int64_t first_column, int64_t columns, const GemmEpilogue& epilogue) {
+  HWY_DYNAMIC_DISPATCH(Multiply)
+  (blocks, num_blocks, depth, panel, first_column, columns, epilogue);
+}
+
+void GemmOuter(const float* a, int64_t rows, const float* b, int64_t columns,
+               const OuterStep* steps, int64_t count, bool accumulate, float* out,
+               int64_t out_stride) {
+  HWY_DYNAMIC_DISPATCH(Outer)
+  (a, rows, b, columns, steps, count, accumulate, out, out_stride);
+}
+
+}  // namespace classicnn
+#endif  // HWY_ONCE

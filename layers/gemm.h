@@ -1,0 +1,86 @@
+// Matrix products in the shapes that convolutions and fully connected layers need them.
+//
+//   Gemm:   out[i][j] (+)= sum over t, d of a[t][i][d] * b[t][d][j]      (rows given by pointers)
+//   Outer:  out[i][j] (+)= sum over p of a[p][i] * b[p][j]               (a reduction over pixels)
+//
+// Both keep a block of `rows` x two vectors of sums in registers. Gemm reads A in place: each row
+// of a block is a pointer for every segment t (a tap of a convolution), so that no im2col is ever
+// stored; rows outside the image point to zeros. B is packed once into panels of two vectors of
+// columns. Sums are taken in the order of t and d (of p), so that a result does not depend on how
+// the work is cut.
+#ifndef CLASSICNN_LAYERS_GEMM_H_
+#define CLASSICNN_LAYERS_GEMM_H_
+
+#include <cstdint>
+
+namespace classicnn {
+
+// Upper bounds over all targets, for the sizes of workspaces.
+inline constexpr int64_t kGemmMaxRows = 14;
+inline constexpr int64_t kGemmMaxLanes = 16;
+
+// Register block of the active target: `rows` x 2 vectors of `lanes`.
+struct GemmGeometry {
+  int64_t rows = 0;
+  int64_t lanes = 0;
+
+  int64_t panel_width() const { return 2 * lanes; }
+  int64_t num_panels(int64_t columns) const {
+    return (columns + panel_width() - 1) / panel_width();
+  }
+};
+GemmGeometry ActiveGemmGeometry();
+
+// Floats of B with all its columns packed.
+inline int64_t GemmPackedFloats(int64_t depth, int64_t columns) {
+  return depth * ((columns + kGemmMaxLanes - 1) / kGemmMaxLanes * kGemmMaxLanes);
+}
+
+// One segment of a panel: packed[d][j] = b[d * row_stride + j * column_stride] for d in [0, depth)
+// and j in [0, columns), columns <= panel_width; zeros up to the next multiple of the vector
+// length, which is also the packed row's length. Either row_stride or column_stride is 1.
+void GemmPackPanel(const float* b, int64_t row_stride, int64_t column_stride, int64_t depth,
+                   int64_t columns, float* packed);
+
+// Where panel `index` of B begins when `depth` counts all segments.
+inline const float* GemmPanel(const float* packed, const GemmGeometry& geometry, int64_t depth,
+                              int64_t index) {
+  return packed + index * geometry.panel_width() * depth;
+}
+
+// Rows of A and where their sums go.
+struct GemmBlock {
+  int64_t rows = 0;                  // at most GemmGeometry::rows
+  int64_t segments = 0;              // how many there are for this block; may be 0
+  const float* const* a = nullptr;   // [segments][rows], each to `depth` values
+  const int32_t* segment = nullptr;  // [segments], ascending: which segment of the panel it meets
+  float* const* out = nullptr;       // [rows], column 0 of all panels
+};
+
+// What is done to a block of sums as it is written.
+struct GemmEpilogue {
+  const float* bias = nullptr;  // [all columns], or null
+  bool accumulate = false;      // out += instead of out =
+};
+
+// Multiplies blocks by one panel, which holds columns [first_column, first_column + columns).
+// `depth` is that of one segment.
+void GemmMultiply(const GemmBlock* blocks, int64_t num_blocks, int64_t depth, const float* panel,
+                  int64_t first_column, int64_t columns, const GemmEpilogue& epilogue);
+
+// One step of the reduction of Outer: offsets from `a` and from `b`, in elements.
+struct OuterStep {
+  int64_t a;
+  int64_t b;
+};
+
+// out[i * out_stride + j] (+)= sum over p of a[steps[p].a + i] * b[steps[p].b + j], for i in
+// [0, rows), j in [0, columns), any numbers of both. Where `columns` is no multiple of the vector
+// length, b is readable up to the next.
+void GemmOuter(const float* a, int64_t rows, const float* b, int64_t columns,
+               const OuterStep* steps, int64_t count, bool accumulate, float* out,
+               int64_t out_stride);
+
+}  // namespace classicnn
+
+#endif  // CLASSICNN_LAYERS_GEMM_H_

@@ -1,0 +1,55 @@
+// Products over the taps of a window that slides over an image: forward and backward data of a
+// convolution, and of a fully connected layer (one tap, images of one pixel).
+//
+//   out[n, first_h + i*out_step, first_w + j*out_step, k] (+)= bias[k] + sum over taps t, channels
+//   c of
+//       in[n, i*in_step + t.h, j*in_step + t.w, c] * w[t.weights + c*row_stride + k*column_stride]
+//
+// for (i, j) in [0, h) x [0, w); `in` outside its image is zero. An implicit GEMM (layers/gemm.h):
+// the weights are packed into the workspace once, the input is read in place through pointers, and
+// taps that fall outside the image for a whole register block are left out. Where a pixel has but a
+// few channels, they are gathered for all taps first.
+#ifndef CLASSICNN_LAYERS_TAP_PRODUCT_H_
+#define CLASSICNN_LAYERS_TAP_PRODUCT_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/context.h"
+#include "core/view.h"
+#include "layers/gemm.h"
+
+namespace classicnn {
+
+struct Tap {
+  int64_t h = 0;
+  int64_t w = 0;
+  int64_t weights = 0;  // offset of the tap's matrix
+};
+
+struct TapProduct {
+  ConstTensor in;  // `in.c` channels are summed over
+  Tensor out;      // all of its `out.c` channels are written
+  int64_t h = 1;   // lattice of the pixels of `out` that are written
+  int64_t w = 1;
+  int64_t first_h = 0;
+  int64_t first_w = 0;
+  int64_t out_step = 1;
+  int64_t in_step = 1;
+  const Tap* taps = nullptr;
+  int64_t num_taps = 0;  // 0: the sums are zero
+  const float* weights = nullptr;
+  int64_t weight_row_stride = 0;  // this or the other is 1
+  int64_t weight_column_stride = 0;
+  GemmEpilogue epilogue;
+};
+
+// Scratch for products of up to `rows` (images times lattice pixels) with at most these sizes.
+size_t TapProductWorkspaceBytes(int64_t rows, int64_t num_taps, int64_t in_channels,
+                                int64_t out_channels, int num_threads);
+// `zone` is a string literal.
+void RunTapProduct(const char* zone, const TapProduct& product, Workspace workspace, Context& ctx);
+
+}  // namespace classicnn
+
+#endif  // CLASSICNN_LAYERS_TAP_PRODUCT_H_

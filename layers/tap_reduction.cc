@@ -1,0 +1,214 @@
+#include "layers/tap_reduction.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/check.h"
+
+namespace classicnn {
+namespace {
+
+int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// How a reduction is cut: groups of images, and within each group parts of the result: ranges of
+// taps, of grad's channels (columns) and of in's channels (rows).
+struct Cut {
+  static constexpr int64_t kMaxPartialBytes = 8 << 20;
+  static constexpr int64_t kPieces = 64;  // as many as threads should find work
+  static constexpr int64_t kMinGroupPixels = 256;
+  static constexpr int64_t kBlockPixels = 256;  // reduced at once, with sums in registers
+  static constexpr int64_t kColumnRange = 64;   // least width worth a part of its own
+  static constexpr int64_t kRowRange = 56;
+  static constexpr int64_t kMaxGatheredChannels = 8;
+
+  Cut(int64_t images, int64_t pixels, int64_t num_taps, int64_t channels, int64_t columns)
+      : gather(channels <= kMaxGatheredChannels && num_taps > 1),
+        segments(gather ? 1 : num_taps),
+        rows(gather ? num_taps * channels : channels),
+        result_floats(num_taps * channels * columns) {
+    while (2 * groups <= std::min(images, kPieces) &&
+           (2 * groups - 1) * result_floats * 4 <= kMaxPartialBytes &&
+           images * pixels / (2 * groups) >= kMinGroupPixels) {
+      groups *= 2;
+    }
+    int64_t wanted = DivideUp(kPieces, groups);
+    tap_parts = std::min(segments, wanted);
+    wanted = DivideUp(wanted, tap_parts);
+    column_parts = std::min(DivideUp(columns, kColumnRange), wanted);
+    wanted = DivideUp(wanted, column_parts);
+    row_parts = std::min(DivideUp(rows, kRowRange), wanted);
+    block_pixels = std::min(kBlockPixels, images * pixels);
+    if (columns % kGemmMaxLanes != 0) {
+      padded_columns = DivideUp(columns, kGemmMaxLanes) * kGemmMaxLanes;
+    }
+  }
+
+  int64_t parts() const { return tap_parts * column_parts * row_parts; }
+
+  bool gather;
+  int64_t segments;  // matrices of the result, each rows x columns: one for each tap
+  int64_t rows;
+  int64_t result_floats;
+  int64_t groups = 1;  // a power of two; the first sums into the result, the others into partials
+  int64_t tap_parts;
+  int64_t column_parts;
+  int64_t row_parts;
+  int64_t block_pixels;
+  int64_t padded_columns = 0;  // 0 where no target has partial vectors
+};
+
+// One worker's scratch for a block of pixels.
+struct BlockScratch {
+  BlockScratch(const Cut& cut, Workspace* workspace)
+      : steps(workspace->Take<OuterStep>(cut.block_pixels)),
+        grad(workspace->Take<float>(cut.block_pixels * cut.padded_columns)),
+        gathered(cut.gather ? workspace->Take<float>(cut.block_pixels * cut.rows) : nullptr) {}
+
+  static size_t Bytes(const Cut& cut) {
+    return Workspace::BytesFor<OuterStep>(cut.block_pixels) +
+           Workspace::BytesFor<float>(cut.block_pixels * cut.padded_columns) +
+           (cut.gather ? Workspace::BytesFor<float>(cut.block_pixels * cut.rows) : 0);
+  }
+
+  OuterStep* steps;
+  float* grad;      // the block's gradients with padded rows, where they end in a partial vector
+  float* gathered;  // the block's inputs under all taps
+};
+
+// Walks the pixels of grad in order.
+struct PixelCursor {
+  PixelCursor(const TapReduction& r, int64_t pixel)
+      : n(pixel / r.grad.w / r.grad.h), i(pixel / r.grad.w % r.grad.h), j(pixel % r.grad.w) {}
+  void Next(const TapReduction& r) {
+    if (++j < r.grad.w) return;
+    j = 0;
+    if (++i < r.grad.h) return;
+    i = 0;
+    ++n;
+  }
+  // Pixel of `in` under a tap, or -1 outside the image.
+  int64_t Under(const TapReduction& r, const Tap& tap) const {
+    const int64_t h = i * r.in_step + tap.h;
+    const int64_t w = j * r.in_step + tap.w;
+    if (h < 0 || h >= r.in.h || w < 0 || w >= r.in.w) return -1;
+    return (n * r.in.h + h) * r.in.w + w;
+  }
+  int64_t n, i, j;
+};
+
+struct Range {
+  Range(int64_t size, int64_t parts, int64_t part, int64_t unit)
+      : begin(std::min(size, DivideUp(size, unit) * part / parts * unit)),
+        end(std::min(size, DivideUp(size, unit) * (part + 1) / parts * unit)) {}
+  int64_t size() const { return end - begin; }
+  int64_t begin, end;
+};
+
+// Sums pixels [begin, end) of grad for one part of the result.
+void ReducePart(const TapReduction& r, const Cut& cut, const Range& segments, const Range& rows,
+                const Range& columns, int64_t begin, int64_t end, int64_t lanes, float* out,
+                int64_t out_stride, const BlockScratch& s) {
+  if (columns.size() == 0 || rows.size() == 0) return;
+  const int64_t matrix = cut.rows * out_stride;
+  for (int64_t first = begin; first < end; first += cut.block_pixels) {
+    const int64_t pixels = std::min(cut.block_pixels, end - first);
+    const float* grad = r.grad.Pixel(first) + columns.begin;
+    int64_t grad_stride = r.grad.pixel_stride;
+    if (columns.size() % lanes != 0) {
+      // The last vector would read past the view: copy, with rows padded.
+      grad_stride = DivideUp(columns.size(), lanes) * lanes;
+      for (int64_t p = 0; p < pixels; ++p) {
+        float* const to = s.grad + p * grad_stride;
+        std::memcpy(to, grad + p * r.grad.pixel_stride,
+                    static_cast<size_t>(columns.size()) * sizeof(float));
+        std::fill(to + columns.size(), to + grad_stride, 0.0f);
+      }
+      grad = s.grad;
+    }
+    for (int64_t t = segments.begin; t < segments.end; ++t) {
+      float* const to = out + t * matrix + rows.begin * out_stride + columns.begin;
+      PixelCursor cursor(r, first);
+      int64_t count = 0;
+      const float* const in = (cut.gather ? s.gathered : r.in.data) + rows.begin;
+      if (cut.gather) {
+        for (int64_t p = 0; p < pixels; ++p, cursor.Next(r)) {
+          float* row = s.gathered + p * cut.rows;
+          for (int64_t tap = 0; tap < r.num_taps; ++tap) {
+            const int64_t pixel = cursor.Under(r, r.taps[tap]);
+            for (int64_t c = 0; c < r.in.c; ++c) {
+              *row++ = pixel >= 0 ? r.in.Pixel(pixel)[c] : 0.0f;
+            }
+          }
+          s.steps[count++] = {p * cut.rows, p * grad_stride};
+        }
+      } else {
+        for (int64_t p = 0; p < pixels; ++p, cursor.Next(r)) {
+          const int64_t pixel = cursor.Under(r, r.taps[t]);
+          if (pixel < 0) continue;
+          s.steps[count++] = {pixel * r.in.pixel_stride, p * grad_stride};
+        }
+      }
+      GemmOuter(in, rows.size(), grad, columns.size(), s.steps, count, first != begin, to,
+                out_stride);
+    }
+  }
+}
+
+}  // namespace
+
+size_t TapReductionWorkspaceBytes(int64_t images, int64_t grad_pixels_per_image, int64_t num_taps,
+                                  int64_t in_channels, int64_t grad_channels, int num_threads) {
+  const Cut cut(images, grad_pixels_per_image, num_taps, in_channels, grad_channels);
+  return Workspace::BytesFor<float>((cut.groups - 1) * cut.result_floats) +
+         static_cast<size_t>(num_threads) * BlockScratch::Bytes(cut);
+}
+
+void RunTapReduction(const char* zone, const TapReduction& r, Workspace workspace, Context& ctx) {
+  const int64_t image_pixels = r.grad.h * r.grad.w;
+  const int64_t columns = r.grad.c;
+  const Cut cut(r.in.n, image_pixels, r.num_taps, r.in.c, columns);
+  const GemmGeometry geometry = ActiveGemmGeometry();
+  float* const partials = workspace.Take<float>((cut.groups - 1) * cut.result_floats);
+  const size_t scratch_bytes = BlockScratch::Bytes(cut);
+  std::byte* const scratch =
+      workspace.Take<std::byte>(static_cast<int64_t>(scratch_bytes) * ctx.num_threads());
+
+  ctx.ParallelFor(zone, cut.groups * cut.parts(), [&](int64_t piece, int worker) {
+    Workspace own{scratch + static_cast<size_t>(worker) * scratch_bytes, scratch_bytes};
+    const int64_t group = piece / cut.parts();
+    int64_t part = piece % cut.parts();
+    const Range segments(cut.segments, cut.tap_parts, part % cut.tap_parts, 1);
+    part /= cut.tap_parts;
+    const Range column_range(columns, cut.column_parts, part % cut.column_parts,
+                             geometry.panel_width());
+    const Range rows(cut.rows, cut.row_parts, part / cut.column_parts, 1);
+    const int64_t begin = r.in.n * group / cut.groups * image_pixels;
+    const int64_t end = r.in.n * (group + 1) / cut.groups * image_pixels;
+    float* const out = group == 0 ? r.out : partials + (group - 1) * cut.result_floats;
+    ReducePart(r, cut, segments, rows, column_range, begin, end, geometry.lanes, out,
+               group == 0 ? r.out_stride : columns, BlockScratch(cut, &own));
+  });
+  if (cut.groups == 1) return;
+
+  // The tree: group 0 + group 1, 2 + 3, ..., then pairs of those, for each row of the result.
+  const int64_t result_rows = r.num_taps * r.in.c;
+  const int64_t rows_per_piece = std::max<int64_t>(1, 4096 / columns);
+  const auto row_of = [&](int64_t group, int64_t row) {
+    return group == 0 ? r.out + row * r.out_stride
+                      : partials + (group - 1) * cut.result_floats + row * columns;
+  };
+  ctx.ParallelFor(zone, DivideUp(result_rows, rows_per_piece), [&](int64_t piece, int /*worker*/) {
+    const int64_t end = std::min(result_rows, (piece + 1) * rows_per_piece);
+    for (int64_t row = piece * rows_per_piece; row < end; ++row) {
+      for (int64_t distance = 1; distance < cut.groups; distance *= 2) {
+        for (int64_t group = 0; group < cut.groups; group += 2 * distance) {
+          float* const to = row_of(group, row);
+          const float* const from = row_of(group + distance, row);
+          for (int64_t k = 0; k < columns; ++k) to[k] += from[k];
+        }
+      }
+    }
+  });
+}
+
+}  // namespace classicnn

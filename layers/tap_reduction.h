@@ -1,0 +1,40 @@
+// Sums over pixels for the taps of a sliding window: backward weights of a convolution and of a
+// fully connected layer (one tap, images of one pixel).
+//
+//   out[t.weights + c*out_stride + k] = sum over (n, i, j) of
+//       in[n, i*in_step + t.h, j*in_step + t.w, c] * grad[n, i, j, k]
+//
+// `in` outside its image is zero: such terms are left out. Images are summed in fixed groups whose
+// partial sums are added as a binary tree; where that would take more than 8 MB they are summed in
+// order and the work is cut over taps and channels instead.
+#ifndef CLASSICNN_LAYERS_TAP_REDUCTION_H_
+#define CLASSICNN_LAYERS_TAP_REDUCTION_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/context.h"
+#include "core/view.h"
+#include "layers/tap_product.h"
+
+namespace classicnn {
+
+struct TapReduction {
+  ConstTensor in;
+  ConstTensor grad;
+  int64_t in_step = 1;
+  const Tap* taps = nullptr;
+  int64_t num_taps = 0;
+  float* out = nullptr;  // taps follow each other: t.weights == t * in.c * out_stride
+  int64_t out_stride = 0;
+};
+
+size_t TapReductionWorkspaceBytes(int64_t images, int64_t grad_pixels_per_image, int64_t num_taps,
+                                  int64_t in_channels, int64_t grad_channels, int num_threads);
+// `zone` is a string literal.
+void RunTapReduction(const char* zone, const TapReduction& reduction, Workspace workspace,
+                     Context& ctx);
+
+}  // namespace classicnn
+
+#endif  // CLASSICNN_LAYERS_TAP_REDUCTION_H_
