@@ -24,7 +24,8 @@ struct MachineInfo {
 };
 MachineInfo GetMachineInfo();
 
-// Rates measured on `num_threads` threads with the given target.
+// Rates measured on `num_threads` threads with the given target; where that is more than
+// AvailableThreads(), they are those of all that are available.
 struct MachinePeaks {
   int num_threads = 0;
   std::string target;
@@ -37,13 +38,15 @@ struct MachinePeaks {
 // result in a cache file of this machine, CPU model, target and thread count:
 // $XDG_CACHE_HOME/classicnn/peaks.json, or ~/.cache/..., or nowhere if that cannot be written.
 // CLASSICNN_PEAKS_CACHE names another file; empty switches the cache off. A probe takes about a
-// second.
+// second; the first of this process is remembered in memory too. Where a machine is given less than
+// a whole number of CPUs, this is what it reaches between two throttlings.
 absl::StatusOr<MachinePeaks> GetMachinePeaks(int num_threads);
 
-// How this library was built: compiler and version, flags, build type, commit, sanitizers.
+// How this library was built.
 struct BuildInfo {
-  std::string compiler;
-  std::string flags;
+  std::string version;   // of this library
+  std::string compiler;  // and its version
+  std::string flags;     // sanitizers and definitions included
   std::string build_type;
   std::string commit;  // "unknown" outside a git checkout; "-dirty" appended where it applies
 };
