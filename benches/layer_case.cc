@@ -1,0 +1,158 @@
+#include "benches/layer_case.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "core/check.h"
+#include "core/random.h"
+
+namespace classicnn {
+
+LayerCase::LayerCase(const LayerShape& shape, LayerPass pass, Context& ctx)
+    : shape_(shape), pass_(pass), ctx_(ctx) {}
+
+LayerCase::~LayerCase() = default;
+
+absl::StatusOr<std::unique_ptr<LayerCase>> LayerCase::Create(const LayerShape& shape,
+                                                             LayerPass pass,
+                                                             const LayerCaseOptions& options,
+                                                             Context& ctx) {
+  const std::vector<LayerPass>& passes = LayerPasses(shape.kind);
+  CNN_CHECK(std::find(passes.begin(), passes.end(), pass) != passes.end(),
+            LayerKindName(shape.kind), " has no ", LayerPassName(pass));
+  std::unique_ptr<LayerCase> result;
+  if (shape.kind == LayerKind::kConv2d || shape.kind == LayerKind::kLinear) {
+    absl::StatusOr<std::unique_ptr<LayerCase>> product =
+        CreateProductCase(shape, pass, options, ctx);
+    if (!product.ok()) return product.status();
+    result = *std::move(product);
+  } else {
+    result = CreateStreamCase(shape, pass, ctx);
+  }
+  if (absl::Status status = result->Allocate(); !status.ok()) return status;
+  result->Fill();
+  return result;
+}
+
+void LayerCase::Request(float** target, int64_t count, MemoryCategory category) {
+  buffers_.push_back({target, count, category, nullptr});
+}
+
+void LayerCase::RequestOutput(const char* name, float** target, int64_t count,
+                              MemoryCategory category) {
+  buffers_.push_back({target, count, category, name});
+}
+
+void LayerCase::RequestWorkspace(size_t bytes) {
+  workspace_bytes_ = bytes;
+  Request(&scratch_, static_cast<int64_t>((bytes + 3) / 4), MemoryCategory::kWorkspace);
+}
+
+absl::Status LayerCase::Allocate() {
+  // Most tensors are a power of two long. Laid end to end they would all start at the same offset
+  // in a page, and reading one while writing another at equal offsets stalls (4K aliasing): a gap
+  // that differs from tensor to tensor keeps them apart, as different tensors of a plan are.
+  constexpr int64_t kGap = 9 * 64;
+  BytesByCategory bytes{};
+  std::vector<int64_t> offsets;
+  int64_t offset = 0;
+  for (const Buffer& buffer : buffers_) {
+    offsets.push_back(offset);
+    const int64_t size = (buffer.count * 4 + 63) / 64 * 64 + kGap;
+    At(bytes, buffer.category) += size;
+    offset += size;
+  }
+  absl::StatusOr<std::unique_ptr<Arena>> arena = Arena::Create(bytes, &ctx_.memory());
+  if (!arena.ok()) return arena.status();
+  arena_ = *std::move(arena);
+  for (size_t i = 0; i < buffers_.size(); ++i) {
+    *buffers_[i].target = reinterpret_cast<float*>(arena_->data() + offsets[i]);
+  }
+  return absl::OkStatus();
+}
+
+void LayerCase::FillRandom(absl::string_view purpose, float* data, int64_t count) {
+  const RandomStream stream(kLayerCaseSeed, purpose);
+  constexpr int64_t kPiece = 1 << 16;                   // a multiple of the four words of one index
+  constexpr float kScale = 3.4641016f / 4294967296.0f;  // sqrt(12) / 2^32
+  ctx_.ParallelFor("bench.fill", (count + kPiece - 1) / kPiece, [&](int64_t piece, int) {
+    const int64_t end = std::min(count, (piece + 1) * kPiece);
+    for (int64_t i = piece * kPiece; i < end; i += 4) {
+      const std::array<uint32_t, 4> words = stream.Words(static_cast<uint64_t>(i / 4));
+      for (int64_t j = i; j < std::min(end, i + 4); ++j) {
+        const auto word = static_cast<float>(words[static_cast<size_t>(j - i)]);
+        data[j] = (word - 2147483648.0f) * kScale;
+      }
+    }
+  });
+}
+
+absl::Status LayerCase::Check(double* worst_error) {
+  const auto clear = [this] {
+    for (const Buffer& b : buffers_) {
+      if (b.output == nullptr) continue;
+      std::fill(*b.target, *b.target + b.count, std::numeric_limits<float>::quiet_NaN());
+    }
+    Rewind();
+  };
+  if (worst_error != nullptr) *worst_error = 0;
+
+  clear();
+  RunNaive();
+  std::vector<std::vector<float>> expected;
+  for (const Buffer& b : buffers_) {
+    if (b.output != nullptr) expected.emplace_back(*b.target, *b.target + b.count);
+  }
+  clear();
+  if (workspace_bytes_ > 0) {
+    std::fill(scratch_, scratch_ + (workspace_bytes_ + 3) / 4,
+              std::numeric_limits<float>::quiet_NaN());
+  }
+  RunOptimized();
+
+  const std::string what =
+      absl::StrCat(LayerKindName(shape_.kind), "_", LayerPassName(pass_), " ", shape_.ToString(),
+                   algorithm().empty() ? "" : " ", algorithm());
+  size_t next = 0;
+  for (const Buffer& b : buffers_) {
+    if (b.output == nullptr) continue;
+    const absl::StatusOr<double> error = RelativeError(*b.target, expected[next++].data(), b.count);
+    if (!error.ok()) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("wrong result: ", what, ": ", b.output, ": ", error.status().message()));
+    }
+    if (worst_error != nullptr) *worst_error = std::max(*worst_error, *error);
+    if (*error > error_bound()) {
+      return absl::FailedPreconditionError(absl::StrCat("wrong result: ", what, ": ", b.output,
+                                                        " differs from the reference by ", *error,
+                                                        ", allowed ", error_bound()));
+    }
+  }
+  if (absl::Status more = CheckMore(); !more.ok()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("wrong result: ", what, ": ", more.message()));
+  }
+  Rewind();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<double> RelativeError(const float* actual, const float* expected, int64_t count) {
+  double difference = 0;
+  double norm = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const double e = expected[i];
+    const double d = actual[i] - e;
+    difference += d * d;
+    norm += e * e;
+  }
+  if (!std::isfinite(norm)) return absl::FailedPreconditionError("the reference is not finite");
+  if (norm == 0) return absl::FailedPreconditionError("the reference is zero: nothing is checked");
+  if (!std::isfinite(difference)) return absl::FailedPreconditionError("it is not finite");
+  return std::sqrt(difference / norm);
+}
+
+}  // namespace classicnn

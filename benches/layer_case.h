@@ -1,0 +1,120 @@
+// One layer, one pass, one shape: tensors filled with fixed random numbers, the optimized kernel
+// and the naive reference on them, what a call costs, and whether the two agree.
+//
+// What the layer benchmarks time and reports compare; new layers are added in one of
+// layer_case_products.cc and layer_case_streams.cc.
+#ifndef CLASSICNN_BENCHES_LAYER_CASE_H_
+#define CLASSICNN_BENCHES_LAYER_CASE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "core/context.h"
+#include "core/memory.h"
+#include "core/view.h"
+#include "models/layer_shapes.h"
+
+namespace classicnn {
+
+// Where the numbers in all cases come from.
+inline constexpr uint64_t kLayerCaseSeed = 20140901;
+
+struct LayerCaseOptions {
+  // Convolutions only; none: what a plan would take.
+  std::optional<Conv2dAlgorithm> algorithm;
+};
+
+class LayerCase {
+ public:
+  // Allocates and fills all tensors, on the threads of `ctx` (which must outlive the case).
+  // InvalidArgument for an algorithm that does not do this pass of this shape (naming those that
+  // do), ResourceExhausted where the memory is refused.
+  static absl::StatusOr<std::unique_ptr<LayerCase>> Create(const LayerShape& shape, LayerPass pass,
+                                                           const LayerCaseOptions& options,
+                                                           Context& ctx);
+  virtual ~LayerCase();
+  LayerCase(const LayerCase&) = delete;
+  LayerCase& operator=(const LayerCase&) = delete;
+
+  const LayerShape& shape() const { return shape_; }
+  LayerPass pass() const { return pass_; }
+
+  // One call, on warm data. Both overwrite the same outputs.
+  virtual void RunOptimized() = 0;
+  virtual void RunNaive() = 0;
+
+  // "winograd4" and so on for convolutions, else empty.
+  virtual std::string algorithm() const { return ""; }
+  int64_t macs() const { return shape_.macs(); }
+  virtual int64_t executed_macs() const { return shape_.macs(); }
+  // Least traffic, as models/layer_shapes.h counts it.
+  int64_t bytes() const { return 4 * shape_.traffic(pass_); }
+  // Largest ||optimized - naive|| / ||naive|| of any output tensor that passes: 1e-4, and 5e-4 for
+  // Winograd, whose transforms cost digits.
+  virtual double error_bound() const { return 1e-4; }
+
+  // Runs both on outputs full of NaN and compares every output. FailedPrecondition names the tensor
+  // and the error; an expectation that is all zeros or not finite fails too. Meant for small
+  // batches: the naive reference is slow. `worst_error`, if given, is set.
+  absl::Status Check(double* worst_error = nullptr);
+
+ protected:
+  LayerCase(const LayerShape& shape, LayerPass pass, Context& ctx);
+
+  // In constructors: *target points to `count` floats after Allocate().
+  void Request(float** target, int64_t count, MemoryCategory category);
+  void RequestOutput(const char* name, float** target, int64_t count, MemoryCategory category);
+  // 64-byte aligned scratch.
+  void RequestWorkspace(size_t bytes);
+  Workspace workspace() const { return {reinterpret_cast<std::byte*>(scratch_), workspace_bytes_}; }
+
+  // Fills the inputs, once they exist.
+  virtual void Fill() = 0;
+  // Brings tensors that are read and updated (running statistics) back to their first values.
+  virtual void Rewind() {}
+  // What Check compares beside the floats of the outputs.
+  virtual absl::Status CheckMore() { return absl::OkStatus(); }
+
+  // Uniform with mean 0 and variance 1, from the stream named `purpose`.
+  void FillRandom(absl::string_view purpose, float* data, int64_t count);
+
+  LayerShape shape_;
+  LayerPass pass_;
+  Context& ctx_;
+
+ private:
+  struct Buffer {
+    float** target;
+    int64_t count;
+    MemoryCategory category;
+    const char* output;  // its name, or null for an input
+  };
+  absl::Status Allocate();
+
+  std::vector<Buffer> buffers_;
+  std::unique_ptr<Arena> arena_;
+  float* scratch_ = nullptr;
+  size_t workspace_bytes_ = 0;
+};
+
+// ||actual - expected|| / ||expected||, norms in double. FailedPrecondition where the expectation
+// is empty, zero everywhere, or either side is not finite.
+absl::StatusOr<double> RelativeError(const float* actual, const float* expected, int64_t count);
+
+// Internal: factories by family.
+absl::StatusOr<std::unique_ptr<LayerCase>> CreateProductCase(const LayerShape& shape,
+                                                             LayerPass pass,
+                                                             const LayerCaseOptions& options,
+                                                             Context& ctx);
+std::unique_ptr<LayerCase> CreateStreamCase(const LayerShape& shape, LayerPass pass, Context& ctx);
+
+}  // namespace classicnn
+
+#endif  // CLASSICNN_BENCHES_LAYER_CASE_H_
