@@ -108,6 +108,12 @@ class LayerCase {
 // is empty, zero everywhere, or either side is not finite.
 absl::StatusOr<double> RelativeError(const float* actual, const float* expected, int64_t count);
 
+// The algorithm that a case of this convolution runs: the one in `options`, or what a plan would
+// take. InvalidArgument, naming those that do, where the one in `options` does not do this pass of
+// this shape.
+absl::StatusOr<Conv2dAlgorithm> ChooseConv2dAlgorithm(const Conv2dShape& shape, LayerPass pass,
+                                                      const LayerCaseOptions& options);
+
 // Internal: factories by family.
 absl::StatusOr<std::unique_ptr<LayerCase>> CreateProductCase(const LayerShape& shape,
                                                              LayerPass pass,

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "benches/layer_case.h"
+#include "core/check.h"
 #include "layers/conv2d/conv2d.h"
 #include "layers/linear/linear.h"
 
@@ -244,25 +245,32 @@ class LinearCase : public LayerCase {
 
 }  // namespace
 
+absl::StatusOr<Conv2dAlgorithm> ChooseConv2dAlgorithm(const Conv2dShape& shape, LayerPass pass,
+                                                      const LayerCaseOptions& options) {
+  const std::vector<Conv2dAlgorithm> usable = Conv2dAlgorithms(shape, Conv2dPassOf(pass));
+  CNN_CHECK(!usable.empty(), "no algorithm does ", LayerPassName(pass), " of ", shape.ToString());
+  if (!options.algorithm.has_value()) return usable.front();
+  if (std::find(usable.begin(), usable.end(), *options.algorithm) == usable.end()) {
+    std::vector<std::string> names;
+    for (const Conv2dAlgorithm algorithm : usable) names.push_back(Conv2dAlgorithmName(algorithm));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "algorithm ", Conv2dAlgorithmName(*options.algorithm), " does not do ", LayerPassName(pass),
+        " of ", shape.ToString(), "; there are ", absl::StrJoin(names, ", ")));
+  }
+  return *options.algorithm;
+}
+
 absl::StatusOr<std::unique_ptr<LayerCase>> CreateProductCase(const LayerShape& shape,
                                                              LayerPass pass,
                                                              const LayerCaseOptions& options,
                                                              Context& ctx) {
-  if (shape.kind == LayerKind::kLinear) return std::make_unique<LinearCase>(shape, pass, ctx);
-  const std::vector<Conv2dAlgorithm> usable = Conv2dAlgorithms(shape.conv2d, Conv2dPassOf(pass));
-  if (usable.empty()) {
-    return absl::UnimplementedError(
-        absl::StrCat("no algorithm does ", LayerPassName(pass), " of ", shape.ToString()));
+  if (shape.kind == LayerKind::kLinear) {
+    return std::unique_ptr<LayerCase>(std::make_unique<LinearCase>(shape, pass, ctx));
   }
-  if (options.algorithm.has_value() &&
-      std::find(usable.begin(), usable.end(), *options.algorithm) == usable.end()) {
-    std::vector<std::string> names;
-    for (const Conv2dAlgorithm algorithm : usable) names.push_back(Conv2dAlgorithmName(algorithm));
-    return absl::InvalidArgumentError(
-        absl::StrCat(Conv2dAlgorithmName(*options.algorithm), " does not do ", LayerPassName(pass),
-                     " of ", shape.ToString(), "; there are ", absl::StrJoin(names, ", ")));
-  }
-  return std::make_unique<Conv2dCase>(shape, pass, options.algorithm.value_or(usable.front()), ctx);
+  const absl::StatusOr<Conv2dAlgorithm> algorithm =
+      ChooseConv2dAlgorithm(shape.conv2d, pass, options);
+  if (!algorithm.ok()) return algorithm.status();
+  return std::unique_ptr<LayerCase>(std::make_unique<Conv2dCase>(shape, pass, *algorithm, ctx));
 }
 
 }  // namespace classicnn

@@ -40,7 +40,19 @@ int64_t Tracer::dropped() const {
   return std::max<int64_t>(0, next_.load() - static_cast<int64_t>(events_.size()));
 }
 
-void Tracer::Clear() { next_ = 0; }
+void Tracer::Clear() {
+  next_ = 0;
+  kept_ = 0;
+}
+
+void Tracer::KeepNames() {
+  const int64_t count = std::min<int64_t>(next_.load(), static_cast<int64_t>(events_.size()));
+  for (; kept_ < count; ++kept_) {
+    Event& event = events_[static_cast<size_t>(kept_)];
+    event.name = names_.emplace(event.name).first->c_str();
+    if (event.category != nullptr) event.category = names_.emplace(event.category).first->c_str();
+  }
+}
 
 absl::Status Tracer::WriteJson(const std::string& path) const {
   auto file = AtomicFile::Create(path);

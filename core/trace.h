@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -23,13 +24,15 @@ class Tracer {
   explicit Tracer(int64_t max_events = int64_t{1} << 20);
 
   // A span of work of thread `worker`. `name` and `category` are not copied: they must live until
-  // WriteJson (string literals, names of graph nodes).
+  // KeepNames or WriteJson (string literals, names of a plan's steps).
   void Span(const char* name, const char* category, int worker, int64_t begin_ns, int64_t end_ns);
   // A counter track ("memory"), its value from `at_ns` on.
   void Counter(const char* name, int64_t at_ns, int64_t value);
 
   int64_t dropped() const;
   void Clear();
+  // Copies all names recorded so far, so that their owners may go. Not thread-safe.
+  void KeepNames();
 
   // {"traceEvents":[...]}: ph "X" spans with ts and dur in microseconds, ph "C" counters, ph "M"
   // names of threads. Written beside `path` and renamed.
@@ -44,6 +47,8 @@ class Tracer {
     int64_t end_or_value;
   };
   std::vector<Event> events_;
+  std::set<std::string> names_;  // those copied; a set's strings stay where they are
+  int64_t kept_ = 0;             // events before this one have copied names
   std::atomic<int64_t> next_{0};
 };
 

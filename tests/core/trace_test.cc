@@ -43,6 +43,21 @@ TEST(Tracer, WritesSpansCountersAndThreadNames) {
   EXPECT_EQ(events[2].at("args").at("value"), 123456789012);
 }
 
+TEST(Tracer, KeepsNamesWhoseOwnersGo) {
+  Tracer tracer(10);
+  {
+    std::string name = "a step with a name too long to be stored inside its string";
+    tracer.Span(name.c_str(), "forward", 0, 0, 1);
+    tracer.KeepNames();
+    name.assign(name.size(), 'x');
+  }
+  tracer.Span("later", "forward", 0, 1, 2);
+  const auto json = Written(tracer);
+  EXPECT_EQ(json.at("traceEvents")[1].at("name"),
+            "a step with a name too long to be stored inside its string");
+  EXPECT_EQ(json.at("traceEvents")[2].at("name"), "later");
+}
+
 TEST(Tracer, DropsAndCountsWhatDoesNotFit) {
   Tracer tracer(100);
   std::vector<std::thread> threads;
