@@ -63,10 +63,14 @@ void Statistics(const float* x, int64_t pixel_stride, int64_t pixels, int64_t ch
   std::fill(scratch, scratch + 3 * width, 0.0f);
 
   // A few pixels from all over the run estimate the mean: one alone could be an outlier, such as a
-  // corner that saw padding.
+  // corner that saw padding. Multiples of the golden ratio, because evenly spaced ones could all be
+  // in one column of the images.
   const int64_t samples = std::min<int64_t>(pixels, 8);
   for (int64_t s = 0; s < samples; ++s) {
-    const float* sample = x + s * pixels / samples * pixel_stride;
+    const double place = static_cast<double>(s) * 0.6180339887498949;
+    const auto pixel =
+        static_cast<int64_t>((place - std::floor(place)) * static_cast<double>(pixels));
+    const float* const sample = x + pixel * pixel_stride;
     for (int64_t c = 0; c < channels; ++c) center[c] += sample[c];
   }
   for (int64_t c = 0; c < channels; ++c) center[c] /= static_cast<float>(samples);

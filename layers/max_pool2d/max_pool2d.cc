@@ -16,7 +16,7 @@ namespace HWY_NAMESPACE {
 
 // Keeps the larger of best and v, and its tap; v only where it is really larger, or NaN.
 HWY_INLINE void Challenge(VF v, int64_t tap, VF& best, VI& winner) {
-  const auto wins = hn::Or(hn::Gt(v, best), hn::Ne(v, v));
+  const auto wins = hn::Or(hn::Gt(v, best), hn::IsNaN(v));
   best = hn::IfThenElse(wins, v, best);
   winner =
       hn::IfThenElse(hn::RebindMask(DI(), wins), hn::Set(DI(), static_cast<int32_t>(tap)), winner);
