@@ -7,9 +7,11 @@
 #define CLASSICNN_LAYERS_GEMM_INL_H_
 #endif
 
+#include <algorithm>
 #include <cstdint>
 #include <type_traits>
 
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "layers/gemm.h"
 
@@ -38,10 +40,11 @@ struct GemmSums {
   GemmVec sum0;
   GemmVec sum1;  // unused with one vector
 
-  HWY_INLINE void Clear() {
-    before.Clear();
-    sum0 = hn::Zero(GemmTag());
-    sum1 = hn::Zero(GemmTag());
+  // Every row starts as these vectors.
+  HWY_INLINE void Fill(GemmVec value0, GemmVec value1) {
+    before.Fill(value0, value1);
+    sum0 = value0;
+    sum1 = value1;
   }
   // a[i][d] for each row i.
   HWY_INLINE void AddRows(const float* const* HWY_RESTRICT a, int64_t d, GemmVec b0, GemmVec b1) {
@@ -57,17 +60,17 @@ struct GemmSums {
     sum0 = hn::MulAdd(value, b0, sum0);
     if (kVectors == 2) sum1 = hn::MulAdd(value, b1, sum1);
   }
-  // store(row, sum0, sum1) for each row.
+  // store.Row(row, sum0, sum1) for each row.
   template <typename Store>
   HWY_INLINE void ForEachRow(const Store& store) const {
     before.ForEachRow(store);
-    store(kRows - 1, sum0, sum1);
+    store.Row(kRows - 1, sum0, sum1);
   }
 };
 
 template <int kVectors>
 struct GemmSums<0, kVectors> {
-  HWY_INLINE void Clear() {}
+  HWY_INLINE void Fill(GemmVec /*value0*/, GemmVec /*value1*/) {}
   HWY_INLINE void AddRows(const float* const* /*a*/, int64_t /*d*/, GemmVec /*b0*/,
                           GemmVec /*b1*/) {}
   HWY_INLINE void AddColumn(const float* /*a*/, GemmVec /*b0*/, GemmVec /*b1*/) {}
@@ -75,65 +78,113 @@ struct GemmSums<0, kVectors> {
   HWY_INLINE void ForEachRow(const Store& /*store*/) const {}
 };
 
-// A row whose last vector is partial: masked accesses may fault on some targets, scalar ones touch
-// only what is there.
-static HWY_NOINLINE void GemmStorePartialRow(const float* HWY_RESTRICT sums, const float* bias,
-                                             bool accumulate, int64_t columns,
-                                             float* HWY_RESTRICT out) {
-  for (int64_t j = 0; j < columns; ++j) {
-    float value = sums[j];
-    if (bias != nullptr) value += bias[j];
-    if (accumulate) value += out[j];
-    out[j] = value;
-  }
-}
+// Where the rows of a block go: by a pointer each, or at a fixed distance.
+struct GemmRowPointers {
+  float* const* HWY_RESTRICT rows;
+  int64_t column;
+  HWY_INLINE float* operator()(int64_t row) const { return rows[row] + column; }
+};
+struct GemmRowStride {
+  float* HWY_RESTRICT out;
+  int64_t stride;
+  HWY_INLINE float* operator()(int64_t row) const { return out + row * stride; }
+};
 
-// Writes one row of sums, `columns` of them (at most kVectors vectors). Here and just above is all
-// that an epilogue does to values.
-template <int kVectors>
-HWY_INLINE void GemmStoreRow(GemmVec sum0, GemmVec sum1, const float* bias, bool accumulate,
-                             int64_t columns, float* HWY_RESTRICT out) {
-  const GemmTag d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  if (HWY_LIKELY(columns == kVectors * lanes)) {
-    if (bias != nullptr) {
-      sum0 = hn::Add(sum0, hn::LoadU(d, bias));
-      if (kVectors == 2) sum1 = hn::Add(sum1, hn::LoadU(d, bias + lanes));
-    }
+// Writes whole vectors. This and GemmStorePartial are all that an epilogue does to finished sums.
+template <int kVectors, typename RowOf>
+struct GemmStore {
+  RowOf row_of;
+  bool accumulate;
+
+  HWY_INLINE void Row(int row, GemmVec sum0, GemmVec sum1) const {
+    const GemmTag d;
+    float* HWY_RESTRICT out = row_of(row);
+    float* HWY_RESTRICT out1 = out + hn::Lanes(d);
     if (accumulate) {
       sum0 = hn::Add(sum0, hn::LoadU(d, out));
-      if (kVectors == 2) sum1 = hn::Add(sum1, hn::LoadU(d, out + lanes));
+      if (kVectors == 2) sum1 = hn::Add(sum1, hn::LoadU(d, out1));
     }
     hn::StoreU(sum0, d, out);
-    if (kVectors == 2) hn::StoreU(sum1, d, out + lanes);
-    return;
+    if (kVectors == 2) hn::StoreU(sum1, d, out1);
   }
-  HWY_ALIGN float sums[kVectors * hn::MaxLanes(d)];
-  hn::Store(sum0, d, sums);
-  if (kVectors == 2) hn::Store(sum1, d, sums + lanes);
-  GemmStorePartialRow(sums, bias, accumulate, columns, out);
+};
+
+// Sums to a dense aligned buffer.
+template <int kVectors>
+struct GemmSpill {
+  float* HWY_RESTRICT buffer;
+
+  HWY_INLINE void Row(int row, GemmVec sum0, GemmVec sum1) const {
+    const GemmTag d;
+    const size_t lanes = hn::Lanes(d);
+    float* HWY_RESTRICT out = buffer + static_cast<size_t>(row) * kVectors * lanes;
+    hn::Store(sum0, d, out);
+    if (kVectors == 2) hn::Store(sum1, d, out + lanes);
+  }
+};
+
+// Rows whose last vector is partial, from a spilled buffer: masked accesses may fault on some
+// targets, scalar ones touch only what is there.
+template <typename RowOf>
+HWY_NOINLINE void GemmStorePartial(const float* HWY_RESTRICT sums, int64_t width, int64_t rows,
+                                   int64_t columns, bool accumulate, const RowOf& row_of) {
+  for (int64_t i = 0; i < rows; ++i) {
+    float* HWY_RESTRICT out = row_of(i);
+    for (int64_t j = 0; j < columns; ++j) {
+      out[j] = sums[i * width + j] + (accumulate ? out[j] : 0.0f);
+    }
+  }
 }
 
+template <int kRows, int kVectors, typename RowOf>
+HWY_INLINE void GemmFinish(const GemmSums<kRows, kVectors>& sums, int64_t columns, bool accumulate,
+                           const RowOf& row_of) {
+  const GemmTag d;
+  const int64_t width = kVectors * static_cast<int64_t>(hn::Lanes(d));
+  if (HWY_LIKELY(columns == width)) {
+    sums.ForEachRow(GemmStore<kVectors, RowOf>{row_of, accumulate});
+    return;
+  }
+  HWY_ALIGN float buffer[kRows * kVectors * hn::MaxLanes(d)];
+  sums.ForEachRow(GemmSpill<kVectors>{buffer});
+  GemmStorePartial(buffer, width, kRows, columns, accumulate, row_of);
+}
+
+inline constexpr int64_t kLineFloats = 16;  // of a cache line
+
+// `next`: whose rows to prefetch, or null.
 template <int kRows, int kVectors>
-HWY_NOINLINE void GemmKernel(const GemmBlock& block, int64_t depth, const float* HWY_RESTRICT panel,
-                             int64_t first_column, int64_t columns, const GemmEpilogue& epilogue) {
+HWY_NOINLINE void GemmKernel(const GemmBlock& block, const GemmBlock* next, int64_t depth,
+                             const float* HWY_RESTRICT panel, int64_t first_column, int64_t columns,
+                             const GemmEpilogue& epilogue) {
   const GemmTag d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   GemmSums<kRows, kVectors> sums;
-  sums.Clear();
+  if (epilogue.bias == nullptr) {
+    sums.Fill(hn::Zero(d), hn::Zero(d));
+  } else {
+    const float* HWY_RESTRICT bias = epilogue.bias + first_column;
+    HWY_ALIGN float padded[kVectors * hn::MaxLanes(d)] = {};
+    for (int64_t j = 0; j < columns; ++j) padded[j] = bias[j];
+    sums.Fill(hn::Load(d, padded), hn::Load(d, padded + (kVectors - 1) * lanes));
+  }
   for (int64_t t = 0; t < block.segments; ++t) {
     const float* const* a = block.a + t * kRows;
     const float* HWY_RESTRICT b = panel + block.segment[t] * depth * kVectors * lanes;
-    for (int64_t i = 0; i < depth; ++i, b += kVectors * lanes) {
-      const GemmVec b0 = hn::Load(d, b);
-      sums.AddRows(a, i, b0, kVectors == 2 ? hn::Load(d, b + lanes) : b0);
+    for (int64_t i = 0; i < depth;) {
+      // A line of the next block's rows while one of this block's is consumed: short rows, a
+      // stride apart, are no pattern that hardware prefetches.
+      if (next != nullptr) {
+        for (int64_t row = 0; row < next->rows; ++row) hwy::Prefetch(next->a[row] + i);
+      }
+      const int64_t line_end = std::min(depth, i + kLineFloats);
+      for (; i < line_end; ++i, b += kVectors * lanes) {
+        const GemmVec b0 = hn::Load(d, b);
+        sums.AddRows(a, i, b0, kVectors == 2 ? hn::Load(d, b + lanes) : b0);
+      }
     }
   }
-  const float* const bias = epilogue.bias == nullptr ? nullptr : epilogue.bias + first_column;
-  sums.ForEachRow([&](int row, GemmVec sum0, GemmVec sum1) HWY_ATTR {
-    GemmStoreRow<kVectors>(sum0, sum1, bias, epilogue.accumulate, columns,
-                           block.out[row] + first_column);
-  });
+  GemmFinish(sums, columns, epilogue.accumulate, GemmRowPointers{block.out, first_column});
 }
 
 template <int kRows, int kVectors>
@@ -143,15 +194,13 @@ HWY_NOINLINE void OuterKernel(const float* HWY_RESTRICT a, const float* HWY_REST
   const GemmTag d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   GemmSums<kRows, kVectors> sums;
-  sums.Clear();
+  sums.Fill(hn::Zero(d), hn::Zero(d));
   for (int64_t p = 0; p < count; ++p) {
     const float* HWY_RESTRICT bp = b + steps[p].b;
     const GemmVec b0 = hn::LoadU(d, bp);
     sums.AddColumn(a + steps[p].a, b0, kVectors == 2 ? hn::LoadU(d, bp + lanes) : b0);
   }
-  sums.ForEachRow([&](int row, GemmVec sum0, GemmVec sum1) HWY_ATTR {
-    GemmStoreRow<kVectors>(sum0, sum1, nullptr, accumulate, columns, out + row * out_stride);
-  });
+  GemmFinish(sums, columns, accumulate, GemmRowStride{out, out_stride});
 }
 
 // Calls call(std::integral_constant<int, rows>()) for a number of rows known at run time.

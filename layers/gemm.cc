@@ -45,15 +45,16 @@ void PackPanel(const float* HWY_RESTRICT b, int64_t row_stride, int64_t column_s
 }
 
 void Multiply(const GemmBlock* blocks, int64_t num_blocks, int64_t depth, const float* panel,
-              int64_t first_column, int64_t columns, const GemmEpilogue& epilogue) {
+              int64_t first_column, int64_t columns, const GemmEpilogue& epilogue, bool prefetch) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(GemmTag()));
   for (int64_t i = 0; i < num_blocks; ++i) {
+    const GemmBlock* const next = prefetch && i + 1 < num_blocks ? &blocks[i + 1] : nullptr;
     GemmDispatchRows<kGemmRows>(blocks[i].rows, [&](auto rows) HWY_ATTR {
       constexpr int kRows = decltype(rows)::value;
       if (columns > lanes) {
-        GemmKernel<kRows, 2>(blocks[i], depth, panel, first_column, columns, epilogue);
+        GemmKernel<kRows, 2>(blocks[i], next, depth, panel, first_column, columns, epilogue);
       } else {
-        GemmKernel<kRows, 1>(blocks[i], depth, panel, first_column, columns, epilogue);
+        GemmKernel<kRows, 1>(blocks[i], next, depth, panel, first_column, columns, epilogue);
       }
     });
   }
@@ -104,9 +105,10 @@ void GemmPackPanel(const float* b, int64_t row_stride, int64_t column_stride, in
 }
 
 void GemmMultiply(const GemmBlock* blocks, int64_t num_blocks, int64_t depth, const float* panel,
-                  int64_t first_column, int64_t columns, const GemmEpilogue& epilogue) {
+                  int64_t first_column, int64_t columns, const GemmEpilogue& epilogue,
+                  bool prefetch) {
   HWY_DYNAMIC_DISPATCH(Multiply)
-  (blocks, num_blocks, depth, panel, first_column, columns, epilogue);
+  (blocks, num_blocks, depth, panel, first_column, columns, epilogue, prefetch);
 }
 
 void GemmOuter(const float* a, int64_t rows, const float* b, int64_t columns,

@@ -64,9 +64,11 @@ struct GemmEpilogue {
 };
 
 // Multiplies blocks by one panel, which holds columns [first_column, first_column + columns).
-// `depth` is that of one segment.
+// `depth` is that of one segment. `prefetch`: each block's first segment is prefetched during the one
+// before; worth it where blocks share no rows and the panel is the first to meet them.
 void GemmMultiply(const GemmBlock* blocks, int64_t num_blocks, int64_t depth, const float* panel,
-                  int64_t first_column, int64_t columns, const GemmEpilogue& epilogue);
+                  int64_t first_column, int64_t columns, const GemmEpilogue& epilogue,
+                  bool prefetch = false);
 
 // One step of the reduction of Outer: offsets from `a` and from `b`, in elements.
 struct OuterStep {

@@ -63,9 +63,22 @@ struct TileScratch {
 
 // Where a row of the product, a pixel of the lattice, reads and writes.
 struct Row {
-  const float* image;
-  int64_t h;  // of the tap (0, 0) in the input
+  const float* origin;  // input pixel under the tap (0, 0); maybe outside the image: not to be read
+  int64_t h;            // and its place
   int64_t w;
+};
+
+// The smallest box that holds all taps.
+struct Window {
+  explicit Window(const TapProduct& p) {
+    for (int64_t t = 0; t < p.num_taps; ++t) {
+      min_h = std::min(min_h, p.taps[t].h);
+      max_h = std::max(max_h, p.taps[t].h);
+      min_w = std::min(min_w, p.taps[t].w);
+      max_w = std::max(max_w, p.taps[t].w);
+    }
+  }
+  int64_t min_h = 0, max_h = 0, min_w = 0, max_w = 0;
 };
 
 class RowCursor {
@@ -76,8 +89,9 @@ class RowCursor {
     n_ = row / p.w / p.h;
   }
   Row row() const {
-    return {p_.in.data + n_ * p_.in.h * p_.in.w * p_.in.pixel_stride, i_ * p_.in_step,
-            j_ * p_.in_step};
+    const int64_t h = i_ * p_.in_step;
+    const int64_t w = j_ * p_.in_step;
+    return {p_.in.data + ((n_ * p_.in.h + h) * p_.in.w + w) * p_.in.pixel_stride, h, w};
   }
   float* out() const {
     return p_.out.Pixel(n_, p_.first_h + i_ * p_.out_step, p_.first_w + j_ * p_.out_step);
@@ -100,7 +114,17 @@ const float* Under(const TapProduct& p, const Row& row, const Tap& tap) {
   const int64_t h = row.h + tap.h;
   const int64_t w = row.w + tap.w;
   if (h < 0 || h >= p.in.h || w < 0 || w >= p.in.w) return nullptr;
-  return row.image + (h * p.in.w + w) * p.in.pixel_stride;
+  return row.origin + (tap.h * p.in.w + tap.w) * p.in.pixel_stride;
+}
+
+// Whether no tap leaves the image for any of the rows.
+bool InsideForAllTaps(const TapProduct& p, const Window& window, const Row* rows, int64_t count) {
+  bool inside = true;
+  for (int64_t i = 0; i < count; ++i) {
+    inside &= rows[i].h + window.min_h >= 0 && rows[i].h + window.max_h < p.in.h &&
+              rows[i].w + window.min_w >= 0 && rows[i].w + window.max_w < p.in.w;
+  }
+  return inside;
 }
 
 // Fills the tables for rows [begin, end); returns the number of blocks.
@@ -110,6 +134,7 @@ int64_t FillTile(const TapProduct& p, const Cut& cut, int64_t block_rows, const 
   const int64_t num_blocks = DivideUp(rows, block_rows);
   const float** a = s.a;
   int32_t* segment = s.segment;
+  const Window window(p);
   RowCursor cursor(p, begin);
   for (int64_t b = 0; b < num_blocks; ++b) {
     const int64_t first = rows * b / num_blocks;
@@ -132,6 +157,16 @@ int64_t FillTile(const TapProduct& p, const Cut& cut, int64_t block_rows, const 
       }
       *segment++ = 0;
       s.blocks[b].segments = 1;
+      continue;
+    }
+    if (InsideForAllTaps(p, window, block, count)) {
+      for (int64_t t = 0; t < p.num_taps; ++t) {
+        const int64_t offset = (p.taps[t].h * p.in.w + p.taps[t].w) * p.in.pixel_stride;
+        for (int64_t i = 0; i < count; ++i) a[i] = block[i].origin + offset;
+        a += count;
+        *segment++ = static_cast<int32_t>(t);
+      }
+      s.blocks[b].segments = p.num_taps;
       continue;
     }
     for (int64_t t = 0; t < p.num_taps; ++t) {
@@ -196,11 +231,12 @@ void RunTapProduct(const char* zone, const TapProduct& p, Workspace workspace, C
     const TileScratch tables(cut, &own);
     const int64_t num_blocks = FillTile(p, cut, geometry.rows, zeros, rows * tile / cut.tiles,
                                         rows * (tile + 1) / cut.tiles, tables);
-    for (int64_t panel = num_panels * group / groups; panel < num_panels * (group + 1) / groups;
-         ++panel) {
+    const int64_t first_panel = num_panels * group / groups;
+    for (int64_t panel = first_panel; panel < num_panels * (group + 1) / groups; ++panel) {
       GemmMultiply(tables.blocks, num_blocks, cut.depth,
                    GemmPanel(packed, geometry, p.num_taps * channels, panel), panel * width,
-                   std::min(width, columns - panel * width), p.epilogue);
+                   std::min(width, columns - panel * width), p.epilogue,
+                   /*prefetch=*/p.num_taps == 1 && panel == first_panel);
     }
   });
 }
