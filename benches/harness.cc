@@ -1,0 +1,199 @@
+#include "benches/harness.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
+#include "core/context.h"
+
+namespace classicnn {
+namespace {
+
+struct HarnessState {
+  bool failed = false;
+  std::string out_path;            // --benchmark_out
+  std::string format = "console";  // --benchmark_format
+  bool list = false;               // --benchmark_list_tests
+  std::map<int, MachinePeaks> peaks;
+};
+HarnessState& Harness() {
+  static auto* state = new HarnessState;
+  return *state;
+}
+
+bool IsBenchmarkFlag(absl::string_view argument) {
+  return absl::StartsWith(argument, "--benchmark_") || absl::StartsWith(argument, "--v=");
+}
+
+// Google Benchmark takes its flags from the environment too, the command line wins.
+std::string FlagValue(absl::string_view name, int argc, char** argv, std::string fallback) {
+  std::string variable(name);
+  std::transform(variable.begin(), variable.end(), variable.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
+  if (const char* value = std::getenv(variable.c_str()); value != nullptr) fallback = value;
+  for (int i = 1; i < argc; ++i) {
+    absl::string_view argument = argv[i];
+    if (!absl::ConsumePrefix(&argument, "--") || !absl::ConsumePrefix(&argument, name)) continue;
+    if (argument.empty()) fallback = "true";
+    if (absl::ConsumePrefix(&argument, "=")) fallback = std::string(argument);
+  }
+  return fallback;
+}
+
+bool Truthy(absl::string_view value) {
+  return !value.empty() && value != "0" && !absl::EqualsIgnoreCase(value, "false") &&
+         !absl::EqualsIgnoreCase(value, "no") && !absl::EqualsIgnoreCase(value, "off") &&
+         !absl::EqualsIgnoreCase(value, "f") && !absl::EqualsIgnoreCase(value, "n");
+}
+
+// Google Benchmark calls this instead of printing its usage when a value makes no sense to it, and
+// would then exit with 0.
+void RefuseBenchmarkFlags() {
+  std::exit(FailUsage(absl::InvalidArgumentError(
+      "bad value for one of --benchmark_format, --benchmark_out_format, --benchmark_color and "
+      "--benchmark_time_unit")));
+}
+
+bool Exists(const std::string& path) {
+  struct stat info;
+  return stat(path.c_str(), &info) == 0;
+}
+
+}  // namespace
+
+void ParseBenchmarkFlags(ProgramInfo info, benchmark::TimeUnit unit, int argc, char** argv) {
+  info.takes_thread_list = true;
+  info.extra_help = [] {
+    std::printf("Google Benchmark's flags:\n");
+    std::fflush(stdout);
+    benchmark::PrintDefaultHelp();
+  };
+  ParseProgramFlags(info, &argc, argv, IsBenchmarkFlag);
+  HarnessState& harness = Harness();
+  harness.out_path = FlagValue("benchmark_out", argc, argv, "");
+  harness.format = FlagValue("benchmark_format", argc, argv, "console");
+  harness.list = Truthy(FlagValue("benchmark_list_tests", argc, argv, "false"));
+  benchmark::SetDefaultTimeUnit(unit);
+  benchmark::Initialize(&argc, argv, RefuseBenchmarkFlags);
+  if (argc > 1) {
+    std::exit(FailUsage(absl::InvalidArgumentError(
+        absl::StrCat("Google Benchmark does not take ", argv[1], "; --help lists its flags"))));
+  }
+}
+
+bool ListingOnly() { return Harness().list; }
+bool ConsoleOutput() { return Harness().format == "console"; }
+
+std::vector<int> ThreadCounts() {
+  std::vector<int> counts;
+  for (int count : ThreadListFlag()) {
+    if (count == 0) count = AvailableThreads();
+    if (std::find(counts.begin(), counts.end(), count) == counts.end()) counts.push_back(count);
+  }
+  return counts;
+}
+
+absl::StatusOr<bool> ParseOnOff(absl::string_view flag, absl::string_view text) {
+  if (text == "on") return true;
+  if (text == "off") return false;
+  return absl::InvalidArgumentError(
+      absl::StrCat("bad value \"", text, "\" for --", flag, ": must be on or off"));
+}
+
+absl::Status CheckWritable(absl::string_view flag, const std::string& path) {
+  const bool existed = Exists(path);
+  const int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+  if (fd < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--", flag, ": cannot write ", path, ": ", std::strerror(errno)));
+  }
+  close(fd);
+  if (!existed) unlink(path.c_str());
+  return absl::OkStatus();
+}
+
+void AddConditions(const std::vector<int>& thread_counts,
+                   const std::vector<std::pair<std::string, std::string>>& more) {
+  const MachineInfo machine = GetMachineInfo();
+  const BuildInfo build = GetBuildInfo();
+  const auto add = [](const std::string& key, const std::string& value) {
+    benchmark::AddCustomContext(key, value);
+  };
+  add("cpu_model", machine.cpu_model);
+  add("isa_target", machine.active_target);
+  add("isa_targets", absl::StrJoin(machine.targets, ","));
+  add("logical_cpus", absl::StrCat(machine.logical_cpus));
+  add("available_threads", absl::StrCat(machine.available_threads));
+  add("threads", absl::StrJoin(thread_counts, ","));
+  add("l1d_bytes", absl::StrCat(machine.l1d_bytes));
+  add("l2_bytes", absl::StrCat(machine.l2_bytes));
+  add("l3_bytes", absl::StrCat(machine.l3_bytes));
+  add("memory_bytes", absl::StrCat(machine.memory_bytes));
+  add("compiler", build.compiler);
+  add("compiler_flags", build.flags);
+  add("build_type", build.build_type);
+  add("commit", build.commit);
+  for (const int threads : thread_counts) {
+    const absl::StatusOr<MachinePeaks> peaks = GetMachinePeaks(threads);
+    const std::string suffix = absl::StrCat("_threads_", threads);
+    if (!peaks.ok()) {
+      std::fprintf(stderr, "peaks at %d threads are unknown: %s\n", threads,
+                   std::string(peaks.status().message()).c_str());
+      add("peaks" + suffix, "unknown");
+      continue;
+    }
+    Harness().peaks[threads] = *peaks;
+    add("peak_fma_gflops" + suffix, absl::StrFormat("%.1f", peaks->fma_flops * 1e-9));
+    add("peak_copy_gigabytes_per_second" + suffix,
+        absl::StrFormat("%.1f", peaks->copy_bytes_per_second * 1e-9));
+  }
+  for (const auto& [key, value] : more) add(key, value);
+}
+
+const MachinePeaks* PeaksAt(int num_threads) {
+  const std::map<int, MachinePeaks>& peaks = Harness().peaks;
+  const auto found = peaks.find(num_threads);
+  return found == peaks.end() ? nullptr : &found->second;
+}
+
+void Fail(benchmark::State& state, const absl::Status& status) {
+  Harness().failed = true;
+  state.SkipWithError(std::string(status.message()).c_str());
+}
+
+int RunBenchmarks() {
+  HarnessState& harness = Harness();
+  const bool writes = !harness.out_path.empty();
+  const bool existed = writes && Exists(harness.out_path);
+  if (writes) {
+    if (absl::Status status = CheckWritable("benchmark_out", harness.out_path); !status.ok()) {
+      return FailUsage(status);
+    }
+  }
+  const size_t matched = benchmark::RunSpecifiedBenchmarks();
+  if (matched == 0) {  // Google Benchmark has said why, and may have opened its output already
+    if (writes && !existed) unlink(harness.out_path.c_str());
+    return FailUsage(absl::InvalidArgumentError("--benchmark_filter leaves nothing to run"));
+  }
+  benchmark::Shutdown();
+  return harness.failed ? kExitFailed : kExitOk;
+}
+
+benchmark::Counter Rate(double per_iteration) {
+  return benchmark::Counter(per_iteration, benchmark::Counter::kIsIterationInvariantRate);
+}
+
+}  // namespace classicnn

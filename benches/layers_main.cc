@@ -1,0 +1,277 @@
+// cnn-bench-layers: single layers, forward and backward, at the shapes of the models or any other.
+#include <algorithm>
+#include <cstdio>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/flags/flag.h"
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "benches/harness.h"
+#include "benches/layer_case.h"
+#include "core/isa.h"
+#include "models/layer_shapes.h"
+#include "models/model.h"
+
+ABSL_FLAG(std::string, layers, "all",
+          "Layers to measure, separated by commas: all, or some of conv2d, linear, batch_norm2d, "
+          "relu, max_pool2d, avg_pool2d, global_avg_pool2d, dropout, cross_entropy, add, concat.");
+ABSL_FLAG(std::string, shapes, "models",
+          "Shapes to measure, separated by commas: models (every distinct shape of the five models "
+          "at batch 64), or shapes such as n64c64h32w32k64r3s1p1 (convolution; g64 for groups), "
+          "n64c512k10 (linear), n64c64h32w32m1 (batch norm, training; m0 inference), "
+          "n64c64h32w32r3s1p1 (pooling), n64c10 (cross-entropy), n64c64+128+32h32w32 (concat), "
+          "n64c64h32w32 (the others). Each is used for the selected layers that it fits.");
+ABSL_FLAG(std::string, impl, "optimized",
+          "Implementations, separated by commas: optimized, or reference (the naive loops, on one "
+          "thread).");
+ABSL_FLAG(std::string, algorithm, "",
+          "Convolution algorithm to force: pointwise, direct, depthwise, winograd4, winograd2. "
+          "Empty: the one a plan would take.");
+
+namespace classicnn {
+namespace {
+
+constexpr int64_t kBatch = 64;      // of the models' shapes
+constexpr int64_t kCheckBatch = 2;  // at most, when a result is checked
+
+struct Benchmark {
+  LayerShape shape;
+  LayerPass pass;
+  std::string impl;
+  LayerCaseOptions options;
+  int threads;
+
+  bool reference() const { return impl == "reference"; }
+  std::string Name() const {
+    return absl::StrCat(LayerKindName(shape.kind), "_", LayerPassName(pass), "/", impl, "/",
+                        shape.ToString(), "/threads:", threads);
+  }
+};
+
+// Google Benchmark calls a benchmark several times, with more and more iterations: what was set up
+// stays until another one runs.
+class Runner {
+ public:
+  void Run(const Benchmark& b, benchmark::State& state) {
+    if (b.Name() != current_) {
+      absl::Status status = SetUp(b);
+      if (!status.ok()) {
+        TearDown();
+        return Fail(state, status);
+      }
+      current_ = b.Name();
+    }
+    if (b.reference()) {
+      for (auto _ : state) case_->RunNaive();
+    } else {
+      for (auto _ : state) case_->RunOptimized();
+    }
+    Report(b, state);
+  }
+
+ private:
+  void TearDown() {
+    current_.clear();
+    case_.reset();
+  }
+
+  absl::Status SetUp(const Benchmark& b) {
+    TearDown();
+    if (ctx_ == nullptr || ctx_->num_threads() != b.threads) {
+      ctx_.reset();
+      ctx_ = std::make_unique<Context>(b.threads);
+    }
+    // The algorithm is chosen for the shape that is timed; what is checked runs the same one.
+    LayerCaseOptions options = b.options;
+    if (b.shape.kind == LayerKind::kConv2d) {
+      const absl::StatusOr<Conv2dAlgorithm> algorithm =
+          ChooseConv2dAlgorithm(b.shape.conv2d, b.pass, b.options);
+      if (!algorithm.ok()) return algorithm.status();
+      options.algorithm = *algorithm;
+    }
+    if (!b.reference()) {
+      if (absl::Status status = Check(b, options); !status.ok()) return status;
+    }
+    ctx_->memory().ResetPeak();
+    auto created = LayerCase::Create(b.shape, b.pass, options, *ctx_);
+    if (!created.ok()) return created.status();
+    case_ = *std::move(created);
+    if (!b.reference()) case_->RunOptimized();  // pages and caches are warm from here on
+    return absl::OkStatus();
+  }
+
+  // Once for each shape, implementation and number of threads, against the naive reference.
+  absl::Status Check(const Benchmark& b, const LayerCaseOptions& options) {
+    Benchmark small = b;
+    small.shape = b.shape.WithBatch(std::min(b.shape.batch(), kCheckBatch));
+    const std::string what =
+        absl::StrCat(small.Name(), "/",
+                     options.algorithm.has_value() ? Conv2dAlgorithmName(*options.algorithm) : "");
+    if (checked_.count(what) > 0) return absl::OkStatus();
+    auto created = LayerCase::Create(small.shape, b.pass, options, *ctx_);
+    if (!created.ok()) return created.status();
+    if (absl::Status status = (*created)->Check(); !status.ok()) return status;
+    checked_.insert(what);
+    return absl::OkStatus();
+  }
+
+  void Report(const Benchmark& b, benchmark::State& state) const {
+    const auto nominal = 2 * static_cast<double>(case_->macs());
+    const double executed =
+        b.reference() ? nominal : 2 * static_cast<double>(case_->executed_macs());
+    const auto bytes = static_cast<double>(case_->bytes());
+    state.counters["num_threads"] = b.threads;
+    state.counters["batch"] = static_cast<double>(b.shape.batch());
+    state.counters["gflops"] = Rate(nominal * 1e-9);
+    state.counters["executed_gflops"] = Rate(executed * 1e-9);
+    state.counters["bytes_per_second"] = Rate(bytes);
+    if (const MachinePeaks* peaks = PeaksAt(b.threads); peaks != nullptr) {
+      state.counters["peak_fraction"] = Rate(nominal / peaks->fma_flops);
+      // The time that whichever bound binds allows, over the time measured.
+      state.counters["roofline_fraction"] =
+          Rate(std::max(executed / peaks->fma_flops, bytes / peaks->copy_bytes_per_second));
+    }
+    if (b.reference()) {
+      state.SetLabel("naive");
+    } else {
+      const std::string algorithm = case_->algorithm();
+      state.SetLabel(algorithm.empty() ? ActiveTarget()
+                                       : absl::StrCat(algorithm, " ", ActiveTarget()));
+    }
+  }
+
+  std::string current_;  // name of the benchmark that case_ is for
+  std::unique_ptr<Context> ctx_;
+  std::unique_ptr<LayerCase> case_;
+  std::set<std::string> checked_;
+};
+
+// The shapes that --shapes names, for the layers that --layers names.
+absl::StatusOr<std::vector<LayerShape>> SelectShapes(const std::vector<std::string>& layers) {
+  std::vector<LayerShape> shapes;
+  const auto add = [&shapes](const LayerShape& shape) {
+    if (std::find(shapes.begin(), shapes.end(), shape) == shapes.end()) shapes.push_back(shape);
+  };
+  const std::vector<std::string> words = absl::StrSplit(absl::GetFlag(FLAGS_shapes), ',');
+  for (const std::string& word : words) {
+    if (word == "models") {
+      ModelOptions options;
+      options.image_h = options.image_w = ImageSizeFlag();
+      options.num_classes = NumClassesFlag();
+      auto all = ModelLayerShapes(ModelNames(), kBatch, options);
+      if (!all.ok()) return all.status();
+      for (const ModelLayerShape& entry : *all) {
+        const std::string kind = LayerKindName(entry.shape.kind);
+        if (std::find(layers.begin(), layers.end(), kind) != layers.end()) add(entry.shape);
+      }
+      continue;
+    }
+    absl::Status error;
+    bool fits = false;
+    for (const std::string& layer : layers) {
+      auto shape = LayerShape::Parse(*ParseLayerKind(layer), word);
+      if (shape.ok()) {
+        fits = true;
+        add(*shape);
+      } else if (error.ok()) {
+        error = shape.status();
+      }
+    }
+    if (!fits) {
+      return absl::InvalidArgumentError(
+          layers.size() == 1
+              ? absl::StrCat("--shapes: ", error.message())
+              : absl::StrCat("--shapes: '", word.substr(0, 80), "' is a shape of none of ",
+                             absl::StrJoin(layers, ", "), "; --help shows their forms"));
+    }
+  }
+  return shapes;
+}
+
+absl::StatusOr<std::vector<Benchmark>> Select() {
+  auto layers = ParseChoices("layers", absl::GetFlag(FLAGS_layers), LayerKindNames());
+  if (!layers.ok()) return layers.status();
+  const std::string impl_text = absl::GetFlag(FLAGS_impl);
+  for (const absl::string_view word : absl::StrSplit(impl_text, ',')) {
+    if (word == "onednn" || word == "onednn_auto") {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--impl=", word,
+                       ": this program was built without oneDNN; there are optimized and "
+                       "reference"));
+    }
+  }
+  auto impls = ParseChoices("impl", impl_text, {"optimized", "reference"});
+  if (!impls.ok()) return impls.status();
+  LayerCaseOptions options;
+  if (const std::string name = absl::GetFlag(FLAGS_algorithm); !name.empty()) {
+    auto algorithm = ParseConv2dAlgorithm(name);
+    if (!algorithm.ok()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--algorithm: ", algorithm.status().message()));
+    }
+    if (std::find(layers->begin(), layers->end(), "conv2d") == layers->end()) {
+      return absl::InvalidArgumentError(
+          "--algorithm is for convolutions, and --layers leaves out conv2d");
+    }
+    options.algorithm = *algorithm;
+  }
+  auto shapes = SelectShapes(*layers);
+  if (!shapes.ok()) return shapes.status();
+
+  std::vector<Benchmark> benchmarks;
+  for (const LayerShape& shape : *shapes) {
+    const LayerCaseOptions own = shape.kind == LayerKind::kConv2d ? options : LayerCaseOptions();
+    for (const LayerPass pass : LayerPasses(shape.kind)) {
+      for (const std::string& impl : *impls) {
+        // The reference runs on one thread, whatever is asked for.
+        for (const int threads : impl == "reference" ? std::vector<int>{1} : ThreadCounts()) {
+          benchmarks.push_back({shape, pass, impl, own, threads});
+        }
+      }
+    }
+  }
+  return benchmarks;
+}
+
+int Main(int argc, char** argv) {
+  ProgramInfo info;
+  info.name = "cnn-bench-layers";
+  info.summary =
+      "Measures single layers, forward and backward. Names are "
+      "LAYER_PASS/IMPL/SHAPE/threads:N; --benchmark_filter=REGEX selects some.\n"
+      "Each result is checked against the naive reference on a small batch before it is timed.";
+  ParseBenchmarkFlags(info, benchmark::kMicrosecond, argc, argv);
+  auto benchmarks = Select();
+  if (!benchmarks.ok()) return FailUsage(benchmarks.status());
+  if (!ListingOnly()) {
+    std::vector<int> thread_counts;
+    for (const Benchmark& b : *benchmarks) {
+      if (std::find(thread_counts.begin(), thread_counts.end(), b.threads) == thread_counts.end()) {
+        thread_counts.push_back(b.threads);
+      }
+    }
+    AddConditions(thread_counts, {{"data", "warm: every iteration works on the same tensors"},
+                                  {"seed", absl::StrCat(kLayerCaseSeed)},
+                                  {"precision", "f32"}});
+  }
+  Runner runner;
+  for (const Benchmark& b : *benchmarks) {
+    benchmark::RegisterBenchmark(b.Name().c_str(), [&runner, b](benchmark::State& state) {
+      runner.Run(b, state);
+    })->UseRealTime();
+  }
+  return RunBenchmarks();
+}
+
+}  // namespace
+}  // namespace classicnn
+
+int main(int argc, char** argv) { return classicnn::Main(argc, argv); }
