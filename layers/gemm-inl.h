@@ -187,20 +187,31 @@ HWY_NOINLINE void GemmKernel(const GemmBlock& block, const GemmBlock* next, int6
   GemmFinish(sums, columns, epilogue.accumulate, GemmRowPointers{block.out, first_column});
 }
 
+// Rows [row, row + kRows) and columns [column, column + columns) of the product.
 template <int kRows, int kVectors>
-HWY_NOINLINE void OuterKernel(const float* HWY_RESTRICT a, const float* HWY_RESTRICT b,
-                              const OuterStep* steps, int64_t count, bool accumulate,
-                              int64_t columns, float* HWY_RESTRICT out, int64_t out_stride) {
+HWY_NOINLINE void OuterKernel(const OuterProduct& product, int64_t row, int64_t column,
+                              int64_t columns) {
   const GemmTag d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  const OuterStep* HWY_RESTRICT step = product.steps;
+  const OuterStep* const end = step + product.num_steps;
   GemmSums<kRows, kVectors> sums;
   sums.Fill(hn::Zero(d), hn::Zero(d));
-  for (int64_t p = 0; p < count; ++p) {
-    const float* HWY_RESTRICT bp = b + steps[p].b;
-    const GemmVec b0 = hn::LoadU(d, bp);
-    sums.AddColumn(a + steps[p].a, b0, kVectors == 2 ? hn::LoadU(d, bp + lanes) : b0);
+  for (; step != end; ++step) {
+    const float* HWY_RESTRICT b = step->b + column;
+    const GemmVec b0 = hn::LoadU(d, b);
+    sums.AddColumn(step->a + row, b0, kVectors == 2 ? hn::LoadU(d, b + lanes) : b0);
   }
-  GemmFinish(sums, columns, accumulate, GemmRowStride{out, out_stride});
+  GemmFinish(sums, columns, product.accumulate,
+             GemmRowStride{product.out + row * product.out_stride + column, product.out_stride});
+}
+
+// Part `index` of `parts` of the runs.
+static HWY_INLINE void GemmPrefetch(const PrefetchRuns& runs, int64_t index, int64_t parts) {
+  for (int64_t i = runs.count * index / parts; i < runs.count * (index + 1) / parts; ++i) {
+    const float* const run = runs.data + i * runs.stride;
+    for (int64_t j = 0; j < runs.floats; j += kLineFloats) hwy::Prefetch(run + j);
+  }
 }
 
 // Calls call(std::integral_constant<int, rows>()) for a number of rows known at run time.

@@ -60,23 +60,26 @@ void Multiply(const GemmBlock* blocks, int64_t num_blocks, int64_t depth, const 
   }
 }
 
-void Outer(const float* a, int64_t rows, const float* b, int64_t columns, const OuterStep* steps,
-           int64_t count, bool accumulate, float* out, int64_t out_stride) {
+void Outer(const OuterProduct& product) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(GemmTag()));
+  const int64_t rows = product.row_end - product.row_begin;
   const int64_t row_blocks = (rows + kGemmRows - 1) / kGemmRows;
-  for (int64_t j = 0; j < columns; j += 2 * lanes) {
-    const int64_t width = std::min(columns - j, 2 * lanes);
-    for (int64_t block = 0; block < row_blocks; ++block) {
+  const int64_t columns = product.column_end - product.column_begin;
+  const int64_t calls = row_blocks * ((columns + 2 * lanes - 1) / (2 * lanes));
+  int64_t call = 0;
+  for (int64_t j = product.column_begin; j < product.column_end; j += 2 * lanes) {
+    const int64_t width = std::min(product.column_end - j, 2 * lanes);
+    for (int64_t block = 0; block < row_blocks; ++block, ++call) {
+      for (const PrefetchRuns& runs : product.prefetch) GemmPrefetch(runs, call, calls);
       // Blocks of even size: 64 rows are 13 + 13 + 13 + 13 + 12, not four times 14 and 8.
       const int64_t begin = rows * block / row_blocks;
       const int64_t end = rows * (block + 1) / row_blocks;
-      float* const to = out + begin * out_stride + j;
       GemmDispatchRows<kGemmRows>(end - begin, [&](auto num_rows) HWY_ATTR {
         constexpr int kRows = decltype(num_rows)::value;
         if (width > lanes) {
-          OuterKernel<kRows, 2>(a + begin, b + j, steps, count, accumulate, width, to, out_stride);
+          OuterKernel<kRows, 2>(product, product.row_begin + begin, j, width);
         } else {
-          OuterKernel<kRows, 1>(a + begin, b + j, steps, count, accumulate, width, to, out_stride);
+          OuterKernel<kRows, 1>(product, product.row_begin + begin, j, width);
         }
       });
     }
@@ -111,12 +114,7 @@ void GemmMultiply(const GemmBlock* blocks, int64_t num_blocks, int64_t depth, co
   (blocks, num_blocks, depth, panel, first_column, columns, epilogue, prefetch);
 }
 
-void GemmOuter(const float* a, int64_t rows, const float* b, int64_t columns,
-               const OuterStep* steps, int64_t count, bool accumulate, float* out,
-               int64_t out_stride) {
-  HWY_DYNAMIC_DISPATCH(Outer)
-  (a, rows, b, columns, steps, count, accumulate, out, out_stride);
-}
+void GemmOuter(const OuterProduct& product) { HWY_DYNAMIC_DISPATCH(Outer)(product); }
 
 }  // namespace classicnn
 #endif  // HWY_ONCE

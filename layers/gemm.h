@@ -64,24 +64,43 @@ struct GemmEpilogue {
 };
 
 // Multiplies blocks by one panel, which holds columns [first_column, first_column + columns).
-// `depth` is that of one segment. `prefetch`: each block's first segment is prefetched during the one
-// before; worth it where blocks share no rows and the panel is the first to meet them.
+// `depth` is that of one segment. `prefetch`: each block's first segment is prefetched during the
+// one before; worth it where blocks share no rows and the panel is the first to meet them.
 void GemmMultiply(const GemmBlock* blocks, int64_t num_blocks, int64_t depth, const float* panel,
                   int64_t first_column, int64_t columns, const GemmEpilogue& epilogue,
                   bool prefetch = false);
 
-// One step of the reduction of Outer: offsets from `a` and from `b`, in elements.
+// One step of the reduction of Outer: where a[p] and b[p] begin.
 struct OuterStep {
-  int64_t a;
-  int64_t b;
+  const float* a;
+  const float* b;
 };
 
-// out[i * out_stride + j] (+)= sum over p of a[steps[p].a + i] * b[steps[p].b + j], for i in
-// [0, rows), j in [0, columns), any numbers of both. Where `columns` is no multiple of the vector
-// length, b is readable up to the next.
-void GemmOuter(const float* a, int64_t rows, const float* b, int64_t columns,
-               const OuterStep* steps, int64_t count, bool accumulate, float* out,
-               int64_t out_stride);
+// What a product may prefetch while it computes: `count` runs of `floats`, `stride` apart.
+struct PrefetchRuns {
+  const float* data = nullptr;
+  int64_t floats = 0;
+  int64_t stride = 0;
+  int64_t count = 0;
+};
+
+// out[i * out_stride + j] (+)= sum over p of steps[p].a[i] * steps[p].b[j], for i in [row_begin,
+// row_end), j in [column_begin, column_end), any numbers of both. Where the number of columns is no
+// multiple of the vector length, b is readable up to the next. The `prefetch`ed are evenly spread
+// over the time this takes.
+struct OuterProduct {
+  const OuterStep* steps = nullptr;
+  int64_t num_steps = 0;
+  int64_t row_begin = 0;
+  int64_t row_end = 0;
+  int64_t column_begin = 0;
+  int64_t column_end = 0;
+  bool accumulate = false;
+  float* out = nullptr;
+  int64_t out_stride = 0;
+  PrefetchRuns prefetch[2];
+};
+void GemmOuter(const OuterProduct& product);
 
 }  // namespace classicnn
 

@@ -104,52 +104,74 @@ struct Range {
   int64_t begin, end;
 };
 
+// Tables of a block of pixels for one segment; returns the number of steps.
+int64_t FillSteps(const TapReduction& r, const Cut& cut, int64_t segment, int64_t first,
+                  int64_t pixels, const float* grad, int64_t grad_stride, const BlockScratch& s) {
+  PixelCursor cursor(r, first);
+  int64_t count = 0;
+  if (!cut.gather) {
+    for (int64_t p = 0; p < pixels; ++p, cursor.Next(r)) {
+      const int64_t pixel = cursor.Under(r, r.taps[segment]);
+      if (pixel >= 0) s.steps[count++] = {r.in.Pixel(pixel), grad + p * grad_stride};
+    }
+    return count;
+  }
+  for (int64_t p = 0; p < pixels; ++p, cursor.Next(r)) {
+    float* row = s.gathered + p * cut.rows;
+    s.steps[count++] = {row, grad + p * grad_stride};
+    for (int64_t tap = 0; tap < r.num_taps; ++tap) {
+      const int64_t pixel = cursor.Under(r, r.taps[tap]);
+      for (int64_t c = 0; c < r.in.c; ++c) *row++ = pixel >= 0 ? r.in.Pixel(pixel)[c] : 0.0f;
+    }
+  }
+  return count;
+}
+
 // Sums pixels [begin, end) of grad for one part of the result.
 void ReducePart(const TapReduction& r, const Cut& cut, const Range& segments, const Range& rows,
                 const Range& columns, int64_t begin, int64_t end, int64_t lanes, float* out,
                 int64_t out_stride, const BlockScratch& s) {
   if (columns.size() == 0 || rows.size() == 0) return;
-  const int64_t matrix = cut.rows * out_stride;
   for (int64_t first = begin; first < end; first += cut.block_pixels) {
     const int64_t pixels = std::min(cut.block_pixels, end - first);
-    const float* grad = r.grad.Pixel(first) + columns.begin;
+    const float* grad = r.grad.Pixel(first);
     int64_t grad_stride = r.grad.pixel_stride;
     if (columns.size() % lanes != 0) {
       // The last vector would read past the view: copy, with rows padded.
-      grad_stride = DivideUp(columns.size(), lanes) * lanes;
+      grad_stride = DivideUp(columns.end, lanes) * lanes;
       for (int64_t p = 0; p < pixels; ++p) {
         float* const to = s.grad + p * grad_stride;
-        std::memcpy(to, grad + p * r.grad.pixel_stride,
+        std::memcpy(to + columns.begin, grad + p * r.grad.pixel_stride + columns.begin,
                     static_cast<size_t>(columns.size()) * sizeof(float));
-        std::fill(to + columns.size(), to + grad_stride, 0.0f);
+        std::fill(to + columns.end, to + grad_stride, 0.0f);
       }
       grad = s.grad;
     }
+    OuterProduct product;
+    product.steps = s.steps;
+    product.row_begin = rows.begin;
+    product.row_end = rows.end;
+    product.column_begin = columns.begin;
+    product.column_end = columns.end;
+    product.accumulate = first != begin;
+    product.out_stride = out_stride;
     for (int64_t t = segments.begin; t < segments.end; ++t) {
-      float* const to = out + t * matrix + rows.begin * out_stride + columns.begin;
-      PixelCursor cursor(r, first);
-      int64_t count = 0;
-      const float* const in = (cut.gather ? s.gathered : r.in.data) + rows.begin;
-      if (cut.gather) {
-        for (int64_t p = 0; p < pixels; ++p, cursor.Next(r)) {
-          float* row = s.gathered + p * cut.rows;
-          for (int64_t tap = 0; tap < r.num_taps; ++tap) {
-            const int64_t pixel = cursor.Under(r, r.taps[tap]);
-            for (int64_t c = 0; c < r.in.c; ++c) {
-              *row++ = pixel >= 0 ? r.in.Pixel(pixel)[c] : 0.0f;
-            }
-          }
-          s.steps[count++] = {p * cut.rows, p * grad_stride};
-        }
-      } else {
-        for (int64_t p = 0; p < pixels; ++p, cursor.Next(r)) {
-          const int64_t pixel = cursor.Under(r, r.taps[t]);
-          if (pixel < 0) continue;
-          s.steps[count++] = {pixel * r.in.pixel_stride, p * grad_stride};
-        }
+      product.num_steps = FillSteps(r, cut, t, first, pixels, grad, grad_stride, s);
+      product.out = out + t * cut.rows * out_stride;
+      if (t == segments.end - 1) {
+        // The next block, maybe the next group's: walked column by column it is no pattern that
+        // hardware prefetches.
+        const int64_t next = first + pixels;
+        const int64_t next_end = std::min(r.grad.pixels(), next + cut.block_pixels);
+        product.prefetch[0] = {r.grad.Pixel(next) + columns.begin, columns.size(),
+                               r.grad.pixel_stride, next_end - next};
+        const int64_t in_next = next * r.in.pixels() / r.grad.pixels();
+        const int64_t in_end = next_end * r.in.pixels() / r.grad.pixels();
+        product.prefetch[1] = {r.in.Pixel(in_next) + (cut.gather ? 0 : rows.begin),
+                               cut.gather ? r.in.c : rows.size(), r.in.pixel_stride,
+                               in_end - in_next};
       }
-      GemmOuter(in, rows.size(), grad, columns.size(), s.steps, count, first != begin, to,
-                out_stride);
+      GemmOuter(product);
     }
   }
 }

@@ -85,8 +85,9 @@ void BackwardData(const Conv2dBackwardDataArgs<float>& args, Context& ctx) {
   for (int64_t phase_h = 0; phase_h < std::min(stride, shape.h); ++phase_h) {
     for (int64_t phase_w = 0; phase_w < std::min(stride, shape.w); ++phase_w) {
       product.num_taps = 0;
-      for (int64_t r = 0; r < shape.kernel; ++r) {
-        for (int64_t s = 0; s < shape.kernel; ++s) {
+      // From the last tap to the first: through dy in the order of its pixels.
+      for (int64_t r = shape.kernel - 1; r >= 0; --r) {
+        for (int64_t s = shape.kernel - 1; s >= 0; --s) {
           const int64_t h = phase_h + shape.padding - r;
           const int64_t w = phase_w + shape.padding - s;
           if (h % stride != 0 || w % stride != 0) continue;
