@@ -1,0 +1,223 @@
+// Plans: nothing that lives at the same time overlaps, memory is near the least, sharing is right.
+#include "models/plan.h"
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "models/model.h"
+#include "models/placement.h"
+
+namespace classicnn {
+namespace {
+
+using ::testing::HasSubstr;
+
+Plan PlanFor(const std::string& model, const PlanOptions& options) {
+  const auto graph = BuildModel(model);
+  EXPECT_TRUE(graph.ok());
+  auto plan = MakePlan(*graph, options);
+  EXPECT_TRUE(plan.ok()) << plan.status();
+  return *std::move(plan);
+}
+
+std::vector<PlanOptions> Variants() {
+  std::vector<PlanOptions> variants;
+  for (const bool fusion : {true, false}) {
+    for (const Update update : {Update::kNone, Update::kFused, Update::kAfterBackward}) {
+      PlanOptions o;
+      o.batch = 8;
+      o.fusion = fusion;
+      o.update = update;
+      o.num_threads = 3;
+      variants.push_back(o);
+    }
+  }
+  PlanOptions inference;
+  inference.batch = 5;
+  inference.training = inference.loss = inference.backward = false;
+  inference.update = Update::kNone;
+  variants.push_back(inference);
+  return variants;
+}
+
+TEST(PlanTest, LiveBuffersNeverOverlap) {
+  for (const std::string& model : ModelNames()) {
+    for (const PlanOptions& options : Variants()) {
+      SCOPED_TRACE(model);
+      const Plan plan = PlanFor(model, options);
+      for (size_t i = 0; i < plan.buffers.size(); ++i) {
+        const BufferLifetime& a = plan.buffers[i];
+        EXPECT_EQ(a.offset % 64, 0);
+        EXPECT_LE(a.offset + a.bytes, plan.arena_bytes);
+        for (size_t j = i + 1; j < plan.buffers.size(); ++j) {
+          const BufferLifetime& b = plan.buffers[j];
+          const bool same_time = a.first <= b.last && b.first <= a.last;
+          const bool same_place = a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes;
+          ASSERT_FALSE(same_time && same_place) << a.name << " and " << b.name;
+        }
+      }
+    }
+  }
+}
+
+TEST(PlanTest, OperandsLieInsideLiveBuffers) {
+  for (const std::string& model : ModelNames()) {
+    for (const PlanOptions& options : Variants()) {
+      SCOPED_TRACE(model);
+      const Plan plan = PlanFor(model, options);
+      for (size_t i = 0; i < plan.steps.size(); ++i) {
+        const Step& step = plan.steps[i];
+        std::vector<Operand> operands = step.inputs;
+        operands.insert(operands.end(), step.outputs.begin(), step.outputs.end());
+        operands.insert(operands.end(), step.parameter_gradients.begin(),
+                        step.parameter_gradients.end());
+        for (const Operand& o :
+             {step.saved_mean, step.saved_inv_std, step.argmax, step.workspace}) {
+          operands.push_back(o);
+        }
+        for (const Operand& o : operands) {
+          if (!o.valid()) continue;
+          const BufferLifetime& b = plan.buffers[static_cast<size_t>(o.buffer)];
+          const int64_t extent = o.shape.size() > 0
+                                     ? ((o.shape.pixels() - 1) * o.pixel_stride + o.shape.c) *
+                                           static_cast<int64_t>(sizeof(float))
+                                     : o.bytes;
+          EXPECT_GE(o.offset, b.offset) << step.name;
+          EXPECT_LE(o.offset + extent, b.offset + b.bytes) << step.name << " in " << b.name;
+          EXPECT_LE(b.first, static_cast<int>(i)) << step.name;
+          EXPECT_GE(b.last, static_cast<int>(i)) << step.name;
+        }
+      }
+    }
+  }
+}
+
+TEST(PlanTest, MemoryIsNearTheLargestLiveSet) {
+  for (const std::string& model : ModelNames()) {
+    PlanOptions options;
+    options.batch = 64;
+    options.num_threads = 2;
+    const Plan plan = PlanFor(model, options);
+    EXPECT_GE(plan.arena_bytes, plan.lower_bound_bytes) << model;
+    EXPECT_LE(static_cast<double>(plan.arena_bytes),
+              1.05 * static_cast<double>(plan.lower_bound_bytes))
+        << model;
+    EXPECT_EQ(Total(plan.bytes), plan.arena_bytes) << model;
+    RecordProperty(model, std::to_string(plan.arena_bytes));
+  }
+}
+
+TEST(PlanTest, ConcatenationIsFree) {
+  for (const char* model : {"googlenet", "densenet121"}) {
+    PlanOptions options;
+    options.batch = 2;
+    const Plan plan = PlanFor(model, options);
+    for (const Step& step : plan.steps) {
+      EXPECT_NE(step.kind, StepKind::kConcatForward) << step.name;
+      EXPECT_NE(step.kind, StepKind::kConcatBackward) << step.name;
+    }
+  }
+}
+
+TEST(PlanTest, ConcatenationOfSharedInputsIsCopied) {
+  // b is read twice by one concatenation and again after it: neither can be a slice.
+  GraphBuilder g("net", 4, 4, 3);
+  const NodeId a = g.Conv2d("a", g.input(), {4});
+  const NodeId twice = g.Concat("twice", {a, a});
+  const NodeId later = g.Conv2d("later", a, {8});
+  const NodeId sum = g.Add("sum", {twice, later});
+  const auto graph = g.Build(g.Linear("fc", g.GlobalAvgPool2d("pool", sum), 3));
+  ASSERT_TRUE(graph.ok()) << graph.status();
+  PlanOptions options;
+  options.batch = 2;
+  const auto plan = MakePlan(*graph, options);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  int forward = 0, backward = 0;
+  for (const Step& step : plan->steps) {
+    forward += step.kind == StepKind::kConcatForward;
+    backward += step.kind == StepKind::kConcatBackward;
+  }
+  EXPECT_EQ(forward, 1);
+  EXPECT_EQ(backward, 2);
+}
+
+TEST(PlanTest, FusedUpdateKeepsNoGradients) {
+  PlanOptions options;
+  options.batch = 4;
+  const Plan fused = PlanFor("vgg16", options);
+  options.update = Update::kAfterBackward;
+  const Plan after = PlanFor("vgg16", options);
+  const auto graph = BuildModel("vgg16");
+  EXPECT_GE(At(after.bytes, MemoryCategory::kGradients), 4 * graph->parameter_count());
+  EXPECT_LT(At(fused.bytes, MemoryCategory::kGradients), 2 * graph->parameter_count());
+  int updates = 0;
+  for (const Step& step : fused.steps) updates += step.kind == StepKind::kUpdateParameter;
+  EXPECT_EQ(updates, static_cast<int>(graph->parameters().size()));
+}
+
+TEST(PlanTest, MacsAreThreeTimesForwardWithoutTheFirstLayersDataGradient) {
+  PlanOptions options;
+  options.batch = 3;
+  for (const std::string& model : ModelNames()) {
+    const auto graph = BuildModel(model);
+    ASSERT_TRUE(graph.ok());
+    const Plan plan = PlanFor(model, options);
+    int64_t first = 0;
+    for (const Node& node : graph->nodes()) {
+      if (node.op == Op::kConv2d && node.inputs[0] == graph->input()) {
+        first = graph->conv2d_shape(graph->readers(graph->input())[0], 3).macs();
+      }
+    }
+    EXPECT_EQ(plan.macs(), 3 * 3 * graph->macs_per_image() - first) << model;
+  }
+}
+
+TEST(PlanTest, BadInput) {
+  const auto graph = BuildModel("resnet18");
+  ASSERT_TRUE(graph.ok());
+  PlanOptions options;
+  options.batch = 0;
+  EXPECT_THAT(std::string(MakePlan(*graph, options).status().message()), HasSubstr("batch 0"));
+
+  options.batch = 64;
+  options.memory_limit = 1 << 20;
+  const auto limited = MakePlan(*graph, options);
+  EXPECT_TRUE(absl::IsResourceExhausted(limited.status()));
+  const auto free = PlanFor("resnet18", [] {
+    PlanOptions o;
+    o.batch = 64;
+    return o;
+  }());
+  EXPECT_THAT(std::string(limited.status().message()), HasSubstr(std::to_string(free.arena_bytes)));
+  // The limit that the error names is enough.
+  options.memory_limit = free.arena_bytes + 1000;
+  EXPECT_TRUE(MakePlan(*graph, options, /*state_bytes=*/1000).ok());
+  EXPECT_FALSE(MakePlan(*graph, options, /*state_bytes=*/1001).ok());
+
+  ModelOptions one_pixel;
+  one_pixel.image_h = one_pixel.image_w = 1;
+  const auto tiny = BuildModel("resnet18", one_pixel);
+  ASSERT_TRUE(tiny.ok());
+  options = {};
+  options.batch = 1;
+  EXPECT_THAT(std::string(MakePlan(*tiny, options).status().message()), HasSubstr("bn1"));
+}
+
+TEST(PlacementTest, FillsGapsByLifetime) {
+  // a and c live together, b after a: b takes a's place.
+  std::vector<BufferLifetime> buffers(3);
+  buffers[0].bytes = 640;
+  buffers[0].first = 0;
+  buffers[0].last = 1;
+  buffers[1].bytes = 600;
+  buffers[1].first = 2;
+  buffers[1].last = 3;
+  buffers[2].bytes = 64;
+  buffers[2].first = 0;
+  buffers[2].last = 3;
+  EXPECT_EQ(PlaceBuffers(&buffers), 704);
+  EXPECT_EQ(buffers[0].offset, buffers[1].offset);
+  EXPECT_EQ(buffers[2].offset, 640);
+}
+
+}  // namespace
+}  // namespace classicnn
