@@ -12,6 +12,7 @@
 #include "layers/conv2d/conv2d_depthwise.h"
 #include "layers/conv2d/conv2d_direct.h"
 #include "layers/conv2d/conv2d_pointwise.h"
+#include "layers/conv2d/conv2d_winograd.h"
 
 namespace classicnn {
 namespace {
@@ -32,6 +33,13 @@ void CheckView(const View<T>& view, const Shape4& shape, const char* name) {
             view.pixel_stride);
 }
 
+// Where Winograd's transforms pay: with few channels they cost more than the products they save,
+// and in images below a tile most of a tile's products go to waste, while the direct algorithm
+// skips padding.
+bool WinogradBeatsDirect(const Conv2dShape& s) {
+  return s.in_channels >= 32 && s.out_channels >= 32 && s.out_h() >= 4 && s.out_w() >= 4;
+}
+
 }  // namespace
 
 const Conv2dAlgorithmOps* GetConv2dAlgorithmOps(Conv2dAlgorithm algorithm) {
@@ -42,6 +50,10 @@ const Conv2dAlgorithmOps* GetConv2dAlgorithmOps(Conv2dAlgorithm algorithm) {
       return &kConv2dPointwiseOps;
     case Conv2dAlgorithm::kDirect:
       return &kConv2dDirectOps;
+    case Conv2dAlgorithm::kWinograd4:
+      return &kConv2dWinograd4Ops;
+    case Conv2dAlgorithm::kWinograd2:
+      return &kConv2dWinograd2Ops;
     default:
       return nullptr;
   }
@@ -84,12 +96,12 @@ std::vector<Conv2dAlgorithm> Conv2dAlgorithms(const Conv2dShape& shape, Conv2dPa
     if (ops != nullptr && ops->supports(shape, pass)) result.push_back(algorithm);
   };
   add_if_supported(Conv2dAlgorithm::kDepthwise);
-  if (allow_winograd) {
-    add_if_supported(Conv2dAlgorithm::kWinograd4);
-    add_if_supported(Conv2dAlgorithm::kWinograd2);
-  }
+  const bool winograd_first = WinogradBeatsDirect(shape);
+  if (allow_winograd && winograd_first) add_if_supported(Conv2dAlgorithm::kWinograd4);
   add_if_supported(Conv2dAlgorithm::kPointwise);
   add_if_supported(Conv2dAlgorithm::kDirect);
+  if (allow_winograd && !winograd_first) add_if_supported(Conv2dAlgorithm::kWinograd4);
+  if (allow_winograd) add_if_supported(Conv2dAlgorithm::kWinograd2);
   return result;
 }
 

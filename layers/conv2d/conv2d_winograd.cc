@@ -1,0 +1,76 @@
+#include "layers/conv2d/conv2d_winograd.h"
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/context.h"
+#include "core/view.h"
+#include "layers/conv2d/conv2d_winograd_correlation.h"
+#include "layers/conv2d/conv2d_winograd_gradient.h"
+#include "layers/conv2d/conv2d_winograd_kernels.h"
+
+namespace classicnn {
+namespace {
+
+bool Supports(const Conv2dShape& s, Conv2dPass /*pass*/) {
+  return s.kernel == 3 && s.stride == 1 && s.groups == 1;
+}
+
+template <int kTile>
+int64_t ExecutedMacs(const Conv2dShape& s, Conv2dPass pass) {
+  const bool of_input = pass == Conv2dPass::kBackwardData;
+  const WinogradTiles tiles(s.n, of_input ? s.h : s.out_h(), of_input ? s.w : s.out_w(), kTile);
+  return tiles.count * (kTile + 2) * (kTile + 2) * s.in_channels * s.out_channels;
+}
+
+template <int kTile>
+size_t WorkspaceBytes(const Conv2dShape& s, Conv2dPass pass, int num_threads) {
+  switch (pass) {
+    case Conv2dPass::kForward:
+      return WinogradCorrelateWorkspaceBytes(kTile, s.output(), s.in_channels, num_threads);
+    case Conv2dPass::kBackwardData:
+      return WinogradCorrelateWorkspaceBytes(kTile, s.input(), s.out_channels, num_threads);
+    case Conv2dPass::kBackwardWeights:
+      return WinogradGradientWorkspaceBytes(kTile, s, num_threads);
+  }
+  return 0;
+}
+
+template <int kTile>
+void Forward(const Conv2dForwardArgs<float>& args, Context& ctx) {
+  WinogradCorrelation c;
+  c.in = args.x;
+  c.out = args.y;
+  c.padding = args.shape.padding;
+  c.weights = args.weights;
+  c.bias = args.bias;
+  WinogradCorrelate("conv2d.forward.winograd", kTile, c, args.workspace, ctx);
+}
+
+template <int kTile>
+void BackwardData(const Conv2dBackwardDataArgs<float>& args, Context& ctx) {
+  WinogradCorrelation c;
+  c.in = args.dy;
+  c.out = args.dx;
+  c.padding = 2 - args.shape.padding;
+  c.weights = args.weights;
+  c.transposed = true;
+  c.accumulate = args.accumulate;
+  WinogradCorrelate("conv2d.backward_data.winograd", kTile, c, args.workspace, ctx);
+}
+
+template <int kTile>
+void BackwardWeights(const Conv2dBackwardWeightsArgs<float>& args, Context& ctx) {
+  WinogradGradient(kTile, args, ctx);
+}
+
+}  // namespace
+
+const Conv2dAlgorithmOps kConv2dWinograd4Ops = {
+    Supports, ExecutedMacs<4>, WorkspaceBytes<4>, Forward<4>, BackwardData<4>, BackwardWeights<4>,
+};
+const Conv2dAlgorithmOps kConv2dWinograd2Ops = {
+    Supports, ExecutedMacs<2>, WorkspaceBytes<2>, Forward<2>, BackwardData<2>, BackwardWeights<2>,
+};
+
+}  // namespace classicnn

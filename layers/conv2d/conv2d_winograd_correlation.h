@@ -1,0 +1,23 @@
+// Internal: Winograd's forward pass and backward data, which are both a WinogradCorrelation.
+#ifndef CLASSICNN_LAYERS_CONV2D_CONV2D_WINOGRAD_CORRELATION_H_
+#define CLASSICNN_LAYERS_CONV2D_CONV2D_WINOGRAD_CORRELATION_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/context.h"
+#include "core/view.h"
+#include "layers/conv2d/conv2d_winograd_kernels.h"
+
+namespace classicnn {
+
+// `depth` and `columns` channels in and out, an output of `out`'s images and size.
+size_t WinogradCorrelateWorkspaceBytes(int64_t tile, const Shape4& out, int64_t depth,
+                                       int num_threads);
+// `zone` is a string literal; c.zeros is set here.
+void WinogradCorrelate(const char* zone, int64_t tile, WinogradCorrelation c, Workspace workspace,
+                       Context& ctx);
+
+}  // namespace classicnn
+
+#endif  // CLASSICNN_LAYERS_CONV2D_CONV2D_WINOGRAD_CORRELATION_H_

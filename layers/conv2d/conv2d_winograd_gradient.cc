@@ -1,0 +1,181 @@
+#include "layers/conv2d/conv2d_winograd_gradient.h"
+
+#include <algorithm>
+
+#include "core/view.h"
+#include "layers/conv2d/conv2d_winograd_kernels.h"
+
+namespace classicnn {
+namespace {
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// The transformed gradient du[point][C][K] = sum over all tiles of v[tile] w[tile]^T, and then
+// dw = G^T du G. Two ways to cut the sum, chosen by shape:
+//
+// By images (few channels: du fits the second-level cache): each piece takes a fixed group of
+// images through everything, tiles in blocks, and ends with the group's dw; the groups' are
+// combined by a binary tree. They stay below 8 MB.
+//
+// By channels (many): the tiles of a span are transformed into shared v and w. Then each piece
+// takes a block of input and output channels, sums all points of it over the whole span, and adds
+// its part of dw. Neither du nor partial sums of a whole layer ever exist.
+struct GradientPlan {
+  GradientPlan(const WinogradKernels& k, const Conv2dShape& s)
+      : tiles(s.n, s.out_h(), s.out_w(), k.tile) {
+    const int64_t depth = CeilDiv(s.in_channels, 16) * 16;
+    const int64_t columns = CeilDiv(s.out_channels, 16) * 16;
+    const int64_t du_floats = k.points * depth * columns;
+    by_images = du_floats <= kDuFloats && s.n >= 4;
+    if (by_images) {
+      constexpr int64_t kMaxGroups = 16;
+      constexpr int64_t kPartialFloats = int64_t{2} << 20;
+      images = 1;
+      while (CeilDiv(s.n, images) > kMaxGroups ||
+             (CeilDiv(s.n, images) * s.weight_count() > kPartialFloats && images < s.n)) {
+        images *= 2;
+      }
+      groups = CeilDiv(s.n, images);
+      block = std::min<int64_t>(images * tiles.rows * tiles.cols, 32);
+      depth_block = depth;
+      column_block = columns;
+    } else {
+      int64_t span = std::max<int64_t>(64, kSpanFloats / (k.points * (depth + columns)));
+      // Spans of even size.
+      block = CeilDiv(tiles.count, CeilDiv(tiles.count, span));
+      depth_block = std::min<int64_t>(depth, 64);
+      column_block = std::min<int64_t>(columns, 64);
+    }
+    v = WinogradLayout::For(block, s.in_channels);
+    w = WinogradLayout::For(block, s.out_channels);
+    du = WinogradLayout::For(depth_block, column_block);
+    transformed_size = k.points * (v.point + w.point);
+    du_size = k.points * du.point;
+    shared_size = by_images ? groups * s.weight_count() : transformed_size;
+    thread_size = by_images ? transformed_size + du_size : du_size;
+    thread_size = CeilDiv(thread_size, 16) * 16 + 16;
+  }
+
+  static constexpr int64_t kDuFloats = int64_t{1} << 18;    // 1 MB
+  static constexpr int64_t kSpanFloats = int64_t{5} << 19;  // 10 MB
+
+  WinogradTiles tiles;
+  bool by_images;
+  int64_t images = 0;  // of a group
+  int64_t groups = 0;
+  int64_t block;  // tiles at a time
+  int64_t depth_block;
+  int64_t column_block;
+  WinogradLayout v;
+  WinogradLayout w;
+  WinogradLayout du;
+  int64_t transformed_size;  // elements of v and w
+  int64_t du_size;
+  int64_t shared_size;  // the groups' dw, or v and w
+  int64_t thread_size;  // v, w and du, or du
+};
+
+// partials[0] += partials[1] + ..., by a binary tree, for elements [begin, end).
+void SumTree(float* partials, int64_t count, int64_t size, int64_t begin, int64_t end) {
+  for (int64_t step = 1; step < count; step *= 2) {
+    for (int64_t i = 0; i + step < count; i += 2 * step) {
+      float* sum = partials + i * size;
+      const float* other = sum + step * size;
+      for (int64_t j = begin; j < end; ++j) sum[j] += other[j];
+    }
+  }
+}
+
+void GradientByImages(const WinogradKernels& k, const GradientPlan& plan,
+                      const Conv2dBackwardWeightsArgs<float>& args, const float* zeros,
+                      float* partials, float* scratch, Context& ctx) {
+  const Conv2dShape& s = args.shape;
+  const int64_t size = s.weight_count();
+  ctx.ParallelFor("conv2d.backward_weights.winograd", plan.groups, [&](int64_t group, int worker) {
+    float* const v = scratch + worker * plan.thread_size;
+    float* const w = v + k.points * plan.v.point;
+    float* const du = w + k.points * plan.w.point;
+    const int64_t per_image = plan.tiles.rows * plan.tiles.cols;
+    const int64_t first = group * plan.images * per_image;
+    const int64_t last = std::min(plan.tiles.count, first + plan.images * per_image);
+    for (int64_t begin = first; begin < last; begin += plan.block) {
+      const int64_t count = std::min(plan.block, last - begin);
+      k.transform_input(args.x, s.padding, plan.tiles, zeros, begin, count, plan.v, v);
+      k.transform_gradient(args.dy, plan.tiles, zeros, begin, count, plan.w, w);
+      k.outer(v, plan.v, w, plan.w, count, s.in_channels, s.out_channels, begin > first, du,
+              plan.du.row, plan.du.point);
+    }
+    k.transform_weight_gradient(du, plan.du.row, plan.du.point, s.in_channels, s.out_channels,
+                                false, partials + group * size, s.out_channels,
+                                s.in_channels * s.out_channels);
+  });
+  constexpr int64_t kSpan = 4096;
+  ctx.ParallelFor("conv2d.backward_weights.combine", CeilDiv(size, kSpan), [&](int64_t piece, int) {
+    const int64_t begin = piece * kSpan;
+    const int64_t end = std::min(size, begin + kSpan);
+    SumTree(partials, plan.groups, size, begin, end);
+    std::copy(partials + begin, partials + end, args.dweights + begin);
+  });
+}
+
+void GradientByChannels(const WinogradKernels& k, const GradientPlan& plan,
+                        const Conv2dBackwardWeightsArgs<float>& args, const float* zeros, float* v,
+                        float* scratch, Context& ctx) {
+  const Conv2dShape& s = args.shape;
+  float* const w = v + k.points * plan.v.point;
+  const int64_t depth_blocks = CeilDiv(s.in_channels, plan.depth_block);
+  const int64_t column_blocks = CeilDiv(s.out_channels, plan.column_block);
+  for (int64_t begin = 0; begin < plan.tiles.count; begin += plan.block) {
+    const int64_t count = std::min(plan.block, plan.tiles.count - begin);
+    constexpr int64_t kPieceTiles = 4;
+    ctx.ParallelFor("conv2d.winograd.input", CeilDiv(count, kPieceTiles), [&](int64_t piece, int) {
+      const int64_t first = piece * kPieceTiles;
+      const int64_t some = std::min(kPieceTiles, count - first);
+      k.transform_input(args.x, s.padding, plan.tiles, zeros, begin + first, some, plan.v,
+                        v + first * plan.v.row);
+      k.transform_gradient(args.dy, plan.tiles, zeros, begin + first, some, plan.w,
+                           w + first * plan.w.row);
+    });
+    ctx.ParallelFor("conv2d.backward_weights.winograd", depth_blocks * column_blocks,
+                    [&](int64_t piece, int worker) {
+                      float* const du = scratch + worker * plan.thread_size;
+                      const int64_t c0 = piece / column_blocks * plan.depth_block;
+                      const int64_t k0 = piece % column_blocks * plan.column_block;
+                      const int64_t depth = std::min(plan.depth_block, s.in_channels - c0);
+                      const int64_t columns = std::min(plan.column_block, s.out_channels - k0);
+                      k.outer(v + c0, plan.v, w + k0, plan.w, count, depth, columns, false, du,
+                              plan.du.row, plan.du.point);
+                      k.transform_weight_gradient(du, plan.du.row, plan.du.point, depth, columns,
+                                                  begin > 0,
+                                                  args.dweights + c0 * s.out_channels + k0,
+                                                  s.out_channels, s.in_channels * s.out_channels);
+                    });
+  }
+}
+
+}  // namespace
+
+size_t WinogradGradientWorkspaceBytes(int64_t tile, const Conv2dShape& shape, int num_threads) {
+  const GradientPlan plan(GetWinogradKernels(tile), shape);
+  return Workspace::BytesFor<float>(std::max(shape.in_channels, shape.out_channels)) +
+         Workspace::BytesFor<float>(plan.shared_size) +
+         Workspace::BytesFor<float>(plan.thread_size * num_threads);
+}
+
+void WinogradGradient(int64_t tile, const Conv2dBackwardWeightsArgs<float>& args, Context& ctx) {
+  const WinogradKernels& k = GetWinogradKernels(tile);
+  const GradientPlan plan(k, args.shape);
+  Workspace workspace = args.workspace;
+  const int64_t channels = std::max(args.shape.in_channels, args.shape.out_channels);
+  float* zeros = workspace.Take<float>(channels);
+  std::fill(zeros, zeros + channels, 0.0f);
+  float* shared = workspace.Take<float>(plan.shared_size);
+  float* scratch = workspace.Take<float>(plan.thread_size * ctx.num_threads());
+  if (plan.by_images) {
+    GradientByImages(k, plan, args, zeros, shared, scratch, ctx);
+  } else {
+    GradientByChannels(k, plan, args, zeros, shared, scratch, ctx);
+  }
+}
+
+}  // namespace classicnn

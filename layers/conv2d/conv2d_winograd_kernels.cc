@@ -1,0 +1,275 @@
+#include "layers/conv2d/conv2d_winograd_kernels.h"
+
+#include <algorithm>
+#include <cstdint>
+
+#include "core/check.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "layers/conv2d/conv2d_winograd_kernels.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+#include "hwy/highway.h"
+// After highway.h.
+#include "layers/conv2d/conv2d_winograd_products-inl.h"
+#include "layers/conv2d/conv2d_winograd_transforms-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace classicnn {
+namespace HWY_NAMESPACE {
+namespace winograd {
+
+// Loads and stores of whole vectors, or of the channels that are left.
+template <bool kTail>
+HWY_INLINE VF LoadVec(MF mask, const float* from) {
+  if constexpr (kTail) {
+    return hn::MaskedLoad(mask, DF(), from);
+  } else {
+    return hn::LoadU(DF(), from);
+  }
+}
+template <bool kTail>
+HWY_INLINE void StoreVec(VF v, MF mask, float* to) {
+  if constexpr (kTail) {
+    hn::BlendedStore(v, mask, DF(), to);
+  } else {
+    hn::StoreU(v, DF(), to);
+  }
+}
+
+// Calls body.Step<is_tail>(c, mask) for each vector of `channels`.
+template <class Body>
+HWY_INLINE void ForEachVec(int64_t channels, const Body& body) {
+  const DF d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  const MF all = hn::FirstN(d, hn::Lanes(d));
+  int64_t c = 0;
+  for (; c + lanes <= channels; c += lanes) body.template Step<false>(c, all);
+  if (c < channels) body.template Step<true>(c, hn::FirstN(d, static_cast<size_t>(channels - c)));
+}
+
+// The kSize x kSize pixels of image n from (h0, w0) on; `outside` stands for those beyond the
+// image.
+template <int kSize, typename T>
+HWY_INLINE void FillPixels(const View<T>& view, int64_t n, int64_t h0, int64_t w0, T* outside,
+                           T** table) {
+  if (h0 >= 0 && w0 >= 0 && h0 + kSize <= view.h && w0 + kSize <= view.w) {
+    for (int i = 0; i < kSize; ++i) {
+      T* pixel = view.Pixel(n, h0 + i, w0);
+      HWY_UNROLL(6)
+      for (int j = 0; j < kSize; ++j, pixel += view.pixel_stride) table[i * kSize + j] = pixel;
+    }
+    return;
+  }
+  for (int i = 0; i < kSize; ++i) {
+    const bool row_inside = h0 + i >= 0 && h0 + i < view.h;
+    for (int j = 0; j < kSize; ++j) {
+      const bool inside = row_inside && w0 + j >= 0 && w0 + j < view.w;
+      table[i * kSize + j] = inside ? view.Pixel(n, h0 + i, w0 + j) : outside;
+    }
+  }
+}
+
+// Transforms a table of pixels into one row of v (or w). Rows are padded to whole vectors, so that
+// stores are never partial.
+template <class T>
+struct TileStep {
+  const float* const* HWY_RESTRICT pixels;  // kFrom * kFrom
+  float* HWY_RESTRICT to;
+  int64_t point;
+
+  template <bool kTail>
+  HWY_INLINE void Step(int64_t c, MF mask) const {
+    float* const HWY_RESTRICT row = to + c;
+    Transform2d<T>([&](int i) HWY_ATTR { return LoadVec<kTail>(mask, pixels[i] + c); },
+                   [&](int i, VF value) HWY_ATTR { hn::StoreU(value, DF(), row + i * point); });
+  }
+};
+
+template <class F>
+void TransformInput(const ConstTensor& in, int64_t padding, const WinogradTiles& tiles,
+                    const float* zeros, int64_t begin, int64_t count, const WinogradLayout& layout,
+                    float* v) {
+  const float* pixels[F::kPoints];
+  for (int64_t t = begin; t < begin + count; ++t, v += layout.row) {
+    FillPixels<F::kSize>(in, tiles.image(t), tiles.row(t) * F::kOut - padding,
+                         tiles.col(t) * F::kOut - padding, zeros, pixels);
+    ForEachVec(in.c, TileStep<InputTransform<F>>{pixels, v, layout.point});
+  }
+}
+
+template <class F>
+void TransformGradient(const ConstTensor& dy, const WinogradTiles& tiles, const float* zeros,
+                       int64_t begin, int64_t count, const WinogradLayout& layout, float* w) {
+  const float* pixels[F::kOut * F::kOut];
+  for (int64_t t = begin; t < begin + count; ++t, w += layout.row) {
+    FillPixels<F::kOut>(dy, tiles.image(t), tiles.row(t) * F::kOut, tiles.col(t) * F::kOut, zeros,
+                        pixels);
+    ForEachVec(dy.c, TileStep<GradientTransform<F>>{pixels, w, layout.point});
+  }
+}
+
+// One vector of columns of the weights at one depth.
+template <class F>
+HWY_INLINE void PackStep(const float* const* HWY_RESTRICT taps, MF mask, float* HWY_RESTRICT to,
+                         int64_t point) {
+  Transform2d<WeightsTransform<F>>(
+      [&](int i) HWY_ATTR { return hn::MaskedLoad(mask, DF(), taps[i]); },
+      [&](int i, VF value) HWY_ATTR { hn::StoreU(value, DF(), to + i * point); });
+}
+
+template <class F>
+void PackWeights(const WinogradCorrelation& c, int64_t panel, int64_t d0, int64_t d1, float* u,
+                 int64_t point) {
+  const DF d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  const int64_t first = panel * 2 * lanes;
+  const int64_t columns = std::min(2 * lanes, c.columns() - first);
+  const int64_t width = (columns + lanes - 1) / lanes * lanes;
+  const int64_t tap_size = c.depth() * c.columns();
+  for (int64_t begin = d0; begin < d1; begin += 16) {
+    const int64_t end = std::min(d1, begin + 16);
+    HWY_ALIGN float transposed[9 * 16 * 2 * hn::MaxLanes(d)];
+    if (c.transposed) {
+      // w[8 - tap][first + j][begin + i] to [tap][i][j], sixteen values of depth (a cache line) at
+      // a time.
+      for (int64_t tap = 0; tap < 9; ++tap) {
+        const float* HWY_RESTRICT from = c.weights + (8 - tap) * tap_size + first * c.depth();
+        float* HWY_RESTRICT to = transposed + tap * 16 * width;
+        for (int64_t j = 0; j < columns; ++j) {
+          for (int64_t i = begin; i < end; ++i)
+            to[(i - begin) * width + j] = from[j * c.depth() + i];
+        }
+      }
+    }
+    for (int64_t i = begin; i < end; ++i) {
+      for (int64_t j = 0; j < columns; j += lanes) {
+        const float* taps[9];
+        for (int64_t tap = 0; tap < 9; ++tap) {
+          taps[tap] = c.transposed ? transposed + (tap * 16 + i - begin) * width + j
+                                   : c.weights + tap * tap_size + i * c.columns() + first + j;
+        }
+        PackStep<F>(taps, hn::FirstN(d, static_cast<size_t>(std::min(lanes, columns - j))),
+                    u + (i - d0) * width + j, point);
+      }
+    }
+  }
+}
+
+// Outputs of one tile, one vector of columns. Pixels beyond the image are null.
+template <class F, bool kWhole>
+struct OutputStep {
+  const float* HWY_RESTRICT m;
+  int64_t point;
+  const float* HWY_RESTRICT bias;
+  bool accumulate;
+  float* const* HWY_RESTRICT pixels;
+
+  template <bool kTail>
+  HWY_INLINE void Step(int64_t c, MF mask) const {
+    const VF start = bias == nullptr ? hn::Zero(DF()) : LoadVec<kTail>(mask, bias + c);
+    Transform2d<OutputTransform<F>>(
+        [&](int i) HWY_ATTR { return hn::LoadU(DF(), m + i * point + c); },
+        [&](int i, VF value) HWY_ATTR {
+          if (!kWhole && pixels[i] == nullptr) return;
+          float* const to = pixels[i] + c;
+          value = hn::Add(value, accumulate ? LoadVec<kTail>(mask, to) : start);
+          StoreVec<kTail>(value, mask, to);
+        });
+  }
+};
+
+template <class F>
+void TransformOutput(const WinogradCorrelation& c, const WinogradTiles& tiles, int64_t panel,
+                     int64_t begin, int64_t count, const float* m, const WinogradLayout& layout) {
+  const int64_t first = panel * 2 * static_cast<int64_t>(hn::Lanes(DF()));
+  const int64_t columns = std::min(2 * static_cast<int64_t>(hn::Lanes(DF())), c.columns() - first);
+  const Tensor out = c.out.Channels(first, columns);
+  const float* bias = c.bias == nullptr ? nullptr : c.bias + first;
+  float* pixels[F::kOut * F::kOut];
+  for (int64_t t = begin; t < begin + count; ++t, m += layout.row) {
+    const int64_t h0 = tiles.row(t) * F::kOut;
+    const int64_t w0 = tiles.col(t) * F::kOut;
+    FillPixels<F::kOut, float>(out, tiles.image(t), h0, w0, nullptr, pixels);
+    if (h0 + F::kOut <= out.h && w0 + F::kOut <= out.w) {
+      ForEachVec(columns, OutputStep<F, true>{m, layout.point, bias, c.accumulate, pixels});
+    } else {
+      ForEachVec(columns, OutputStep<F, false>{m, layout.point, bias, c.accumulate, pixels});
+    }
+  }
+}
+
+template <class F>
+struct WeightGradientStep {
+  const float* HWY_RESTRICT du;
+  int64_t du_point;
+  bool accumulate;
+  float* HWY_RESTRICT dw;
+  int64_t dw_tap;
+
+  template <bool kTail>
+  HWY_INLINE void Step(int64_t c, MF mask) const {
+    Transform2d<WeightGradientTransform<F>>(
+        [&](int i) HWY_ATTR { return hn::LoadU(DF(), du + i * du_point + c); },
+        [&](int i, VF value) HWY_ATTR {
+          float* const to = dw + i * dw_tap + c;
+          if (accumulate) value = hn::Add(value, LoadVec<kTail>(mask, to));
+          StoreVec<kTail>(value, mask, to);
+        });
+  }
+};
+
+template <class F>
+void TransformWeightGradient(const float* du, int64_t du_row, int64_t du_point, int64_t depth,
+                             int64_t columns, bool accumulate, float* dw, int64_t dw_row,
+                             int64_t dw_tap) {
+  for (int64_t i = 0; i < depth; ++i) {
+    ForEachVec(columns, WeightGradientStep<F>{du + i * du_row, du_point, accumulate,
+                                              dw + i * dw_row, dw_tap});
+  }
+}
+
+template <class F>
+WinogradKernels MakeKernels() {
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(DF()));
+  return {F::kOut,
+          F::kPoints,
+          kProductRows,
+          kOuterRows,
+          lanes,
+          2 * lanes,
+          PackWeights<F>,
+          TransformInput<F>,
+          MultiplyPoints<F::kPoints>,
+          TransformOutput<F>,
+          TransformGradient<F>,
+          OuterPoints<F::kPoints>,
+          TransformWeightGradient<F>};
+}
+
+const WinogradKernels* Kernels(int64_t tile) {
+  static const WinogradKernels kernels4 = MakeKernels<F4>();
+  static const WinogradKernels kernels2 = MakeKernels<F2>();
+  return tile == 4 ? &kernels4 : &kernels2;
+}
+
+}  // namespace winograd
+
+using winograd::Kernels;  // where HWY_EXPORT looks
+
+}  // namespace HWY_NAMESPACE
+}  // namespace classicnn
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace classicnn {
+namespace {
+HWY_EXPORT(Kernels);
+}  // namespace
+
+const WinogradKernels& GetWinogradKernels(int64_t tile) {
+  CNN_CHECK(tile == 2 || tile == 4, tile);
+  return *HWY_DYNAMIC_DISPATCH(Kernels)(tile);
+}
+
+}  // namespace classicnn
+#endif  // HWY_ONCE

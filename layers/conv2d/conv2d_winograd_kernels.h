@@ -1,0 +1,124 @@
+// Internal: what the Winograd drivers ask of each instruction set, for F(4x4, 3x3) and F(2x2, 3x3).
+//
+// Names: `points` = (m + 2)^2 products of a tile; `tiles` = m x m blocks of an output image,
+// numbered through all images row by row; `depth` = channels summed over; `columns` = channels
+// produced.
+//
+//   v[point][tile][depth]           transformed input tiles
+//   u[panel][point][depth][width]   transformed weights, a panel being `panel` columns wide, the
+//   last
+//                                   one or two whole vectors
+//   m[point][tile][width]           products of one panel
+#ifndef CLASSICNN_LAYERS_CONV2D_CONV2D_WINOGRAD_KERNELS_H_
+#define CLASSICNN_LAYERS_CONV2D_CONV2D_WINOGRAD_KERNELS_H_
+
+#include <algorithm>
+#include <cstdint>
+
+#include "core/view.h"
+#include "layers/conv2d/conv2d.h"
+
+namespace classicnn {
+
+// A 3 x 3 correlation with stride 1: the forward pass, or backward data with x and y in exchanged
+// roles and the weights flipped and transposed.
+struct WinogradCorrelation {
+  ConstTensor in;
+  Tensor out;
+  int64_t padding = 0;             // of `in`
+  const float* weights = nullptr;  // the layer's [3, 3, C, K]
+  bool transposed = false;         // depth runs over K and columns over C, taps backwards
+  const float* bias = nullptr;
+  bool accumulate = false;
+  const float* zeros = nullptr;  // as many as `in` has channels
+
+  int64_t depth() const { return in.c; }
+  int64_t columns() const { return out.c; }
+};
+
+// The tiles of an [h, w] output.
+struct WinogradTiles {
+  WinogradTiles(int64_t n, int64_t h, int64_t w, int64_t tile)
+      : rows((h + tile - 1) / tile), cols((w + tile - 1) / tile), count(n * rows * cols) {}
+  int64_t image(int64_t t) const { return t / (rows * cols); }
+  int64_t row(int64_t t) const { return t / cols % rows; }
+  int64_t col(int64_t t) const { return t % cols; }
+
+  int64_t rows;
+  int64_t cols;
+  int64_t count;
+};
+
+// Layout of v, w and m: rows of `row` elements for each tile, `point` elements from one point to
+// the next.
+struct WinogradLayout {
+  // `tiles` rows of `channels`, rounded up to whole vectors of any target. One more cache line
+  // between points, and between rows of multiples of 1 KB: equal strides that are powers of two
+  // would put everything into a few sets of the cache.
+  static WinogradLayout For(int64_t tiles, int64_t channels) {
+    WinogradLayout layout;
+    layout.row = (channels + 15) / 16 * 16;
+    if (layout.row % 256 == 0) layout.row += 16;
+    layout.point = tiles * layout.row + 16;
+    return layout;
+  }
+  int64_t row = 0;
+  int64_t point = 0;
+};
+
+struct WinogradKernels {
+  int64_t tile;         // m
+  int64_t points;       // (m + 2)^2
+  int64_t block_tiles;  // rows of the register block of a product: tiles are padded to multiples
+  int64_t block_depth;  // rows of the register block of the weights' gradient, likewise
+  int64_t vector;       // floats
+  int64_t panel;        // 2 * vector
+
+  // Writes u of one panel for depth [d0, d1) to u[point][depth - d0][width], `point_stride`
+  // elements from one point to the next.
+  void (*pack_weights)(const WinogradCorrelation& c, int64_t panel, int64_t d0, int64_t d1,
+                       float* u, int64_t point_stride);
+  // Writes v of tiles [begin, begin + count) to rows 0 to count - 1.
+  void (*transform_input)(const ConstTensor& in, int64_t padding, const WinogradTiles& tiles,
+                          const float* zeros, int64_t begin, int64_t count,
+                          const WinogradLayout& layout, float* v);
+  // m (+)= v * u over `depth` for all points: `count` rows, padded to a multiple of block_tiles.
+  void (*multiply)(const float* v, const WinogradLayout& v_layout, const float* u,
+                   int64_t u_point_stride, int64_t depth, int64_t width, int64_t count,
+                   bool accumulate, float* m, const WinogradLayout& m_layout);
+  // Writes (or adds) the outputs of one panel of tiles [begin, begin + count).
+  void (*transform_output)(const WinogradCorrelation& c, const WinogradTiles& tiles, int64_t panel,
+                           int64_t begin, int64_t count, const float* m,
+                           const WinogradLayout& layout);
+
+  // Backward weights: w of the tiles of dy, like transform_input.
+  void (*transform_gradient)(const ConstTensor& dy, const WinogradTiles& tiles, const float* zeros,
+                             int64_t begin, int64_t count, const WinogradLayout& layout, float* w);
+  // du[point][depth][columns] (+)= sum over `count` tiles of v[tile][depth] * w[tile][columns], for
+  // all points. Depth is padded to a multiple of block_depth, columns to whole vectors; a row of du
+  // has du_row elements.
+  void (*outer)(const float* v, const WinogradLayout& v_layout, const float* w,
+                const WinogradLayout& w_layout, int64_t count, int64_t depth, int64_t columns,
+                bool accumulate, float* du, int64_t du_row, int64_t du_point);
+  // dw[tap][d][k] (+)= G^T du G for d in [0, depth), k in [0, columns), tap in [0, 9), with dw_row
+  // elements from one d to the next and dw_tap from one tap to the next.
+  void (*transform_weight_gradient)(const float* du, int64_t du_row, int64_t du_point,
+                                    int64_t depth, int64_t columns, bool accumulate, float* dw,
+                                    int64_t dw_row, int64_t dw_tap);
+
+  // Columns of one panel, rounded up to whole vectors.
+  int64_t Width(int64_t columns, int64_t p) const {
+    return std::min(panel, (columns - p * panel + vector - 1) / vector * vector);
+  }
+  int64_t Panels(int64_t columns) const { return (columns + panel - 1) / panel; }
+  int64_t PadTiles(int64_t count) const {
+    return (count + block_tiles - 1) / block_tiles * block_tiles;
+  }
+};
+
+// For the instruction set that dispatch takes now; 4 or 2.
+const WinogradKernels& GetWinogradKernels(int64_t tile);
+
+}  // namespace classicnn
+
+#endif  // CLASSICNN_LAYERS_CONV2D_CONV2D_WINOGRAD_KERNELS_H_

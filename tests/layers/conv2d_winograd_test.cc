@@ -1,0 +1,256 @@
+#include "layers/conv2d/conv2d_winograd.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "core/context.h"
+#include "core/isa.h"
+#include "core/random.h"
+#include "gtest/gtest.h"
+#include "layers/conv2d/conv2d.h"
+#include "tests/testing/assertions.h"
+#include "tests/testing/buffers.h"
+
+namespace classicnn {
+namespace {
+
+constexpr Conv2dAlgorithm kAlgorithms[] = {Conv2dAlgorithm::kWinograd4,
+                                           Conv2dAlgorithm::kWinograd2};
+
+Conv2dShape Winograd(int64_t n, int64_t c, int64_t h, int64_t w, int64_t k, int64_t padding) {
+  return {n, c, h, w, k, 3, 1, padding, 1};
+}
+
+// One problem, its results in float and what they should be in double. Tensors have pixel strides
+// that exceed their channels by different numbers where `extra` is not 0.
+struct Problem {
+  Problem(const Conv2dShape& s, int64_t extra)
+      : shape(s),
+        x(s.input(), s.in_channels + extra),
+        dy(s.output(), s.out_channels + 2 * extra),
+        weights(s.weight_count()),
+        bias(s.out_channels),
+        dx_before(s.input()),
+        y(s.output(), s.out_channels + 3 * extra),
+        dx(s.input(), s.in_channels + 4 * extra),
+        dweights(s.weight_count()) {
+    const uint64_t seed = 11;
+    x.FillNormal(RandomStream(seed, "x"));
+    dy.FillNormal(RandomStream(seed, "dy"));
+    weights.FillNormal(RandomStream(seed, "weights"));
+    bias.FillNormal(RandomStream(seed, "bias"));
+    dx_before.FillNormal(RandomStream(seed, "dx"));
+  }
+
+  void Run(Conv2dPass pass, Conv2dAlgorithm algorithm, bool accumulate, int threads) {
+    Context ctx(threads);
+    const GuardedWorkspace workspace(Conv2dWorkspaceBytes(shape, pass, algorithm, threads));
+    switch (pass) {
+      case Conv2dPass::kForward:
+        y.FillNan();
+        Conv2dForward(
+            {shape, algorithm, x.cview(), weights.data(), bias.data(), y.view(), workspace.get()},
+            ctx);
+        break;
+      case Conv2dPass::kBackwardData:
+        accumulate ? dx.CopyFrom(dx_before.cview()) : dx.FillNan();
+        Conv2dBackwardData(
+            {shape, algorithm, dy.cview(), weights.data(), dx.view(), accumulate, workspace.get()},
+            ctx);
+        break;
+      case Conv2dPass::kBackwardWeights:
+        dweights.FillNan();
+        Conv2dBackwardWeights(
+            {shape, algorithm, x.cview(), dy.cview(), dweights.data(), nullptr, workspace.get()},
+            ctx);
+        break;
+    }
+    EXPECT_TRUE(GuardsIntact(workspace));
+    EXPECT_TRUE(GuardsIntact(Result(pass)));
+  }
+
+  const GuardedTensor<float>& Result(Conv2dPass pass) const {
+    return pass == Conv2dPass::kForward ? y : pass == Conv2dPass::kBackwardData ? dx : dweights;
+  }
+
+  // The reference in double.
+  GuardedTensor<double> Expected(Conv2dPass pass, bool accumulate) const {
+    GuardedTensor<double> x64(shape.input()), dy64(shape.output());
+    GuardedArray<double> weights64(shape.weight_count()), bias64(shape.out_channels);
+    x64.CopyFrom(x.cview());
+    dy64.CopyFrom(dy.cview());
+    weights64.CopyFrom(weights.cview());
+    bias64.CopyFrom(bias.cview());
+    const auto any = Conv2dAlgorithm::kDirect;
+    GuardedTensor<double> result(pass == Conv2dPass::kForward        ? shape.output()
+                                 : pass == Conv2dPass::kBackwardData ? shape.input()
+                                                                     : dweights.cview().shape());
+    if (pass == Conv2dPass::kForward) {
+      Conv2dForwardNaive<double>(
+          {shape, any, x64.cview(), weights64.data(), bias64.data(), result.view(), {}});
+    } else if (pass == Conv2dPass::kBackwardData) {
+      result.CopyFrom(dx_before.cview());
+      Conv2dBackwardDataNaive<double>(
+          {shape, any, dy64.cview(), weights64.data(), result.view(), accumulate, {}});
+    } else {
+      Conv2dBackwardWeightsNaive<double>(
+          {shape, any, x64.cview(), dy64.cview(), result.data(), nullptr, {}});
+    }
+    return result;
+  }
+
+  Conv2dShape shape;
+  GuardedTensor<float> x, dy;
+  GuardedArray<float> weights, bias;
+  GuardedTensor<float> dx_before;
+  GuardedTensor<float> y, dx;
+  GuardedArray<float> dweights;
+};
+
+// The largest error in units of the expectation's standard deviation (its mean is about 0).
+double LargestError(const GuardedTensor<float>& actual, const GuardedTensor<double>& expected) {
+  double largest = 0;
+  double squares = 0;
+  const View<const double> e = expected.cview();
+  for (int64_t p = 0; p < e.pixels(); ++p) {
+    for (int64_t c = 0; c < e.c; ++c) {
+      const double error =
+          std::fabs(static_cast<double>(actual.cview().Pixel(p)[c]) - e.Pixel(p)[c]);
+      largest = std::isfinite(error) ? std::max(largest, error) : HUGE_VAL;
+      if (largest == HUGE_VAL) return largest;
+      squares += e.Pixel(p)[c] * e.Pixel(p)[c];
+    }
+  }
+  return largest / std::sqrt(squares / static_cast<double>(e.size()));
+}
+
+class Conv2dWinograd : public ::testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override { ASSERT_TRUE(SetTarget(GetParam()).ok()); }
+  void TearDown() override { ASSERT_TRUE(SetTarget("best").ok()); }
+
+  static void ExpectClose(const Conv2dShape& shape, double bound) {
+    for (const int64_t extra : {0, 3}) {
+      const bool accumulate = extra != 0;
+      Problem problem(shape, extra);
+      for (const Conv2dPass pass : kAllConv2dPasses) {
+        const GuardedTensor<double> expected = problem.Expected(pass, accumulate);
+        for (const Conv2dAlgorithm algorithm : kAlgorithms) {
+          SCOPED_TRACE(absl::StrCat(shape.ToString(), " ", Conv2dPassName(pass), " ",
+                                    Conv2dAlgorithmName(algorithm), " extra ", extra));
+          problem.Run(pass, algorithm, accumulate, 2);
+          EXPECT_LT(LargestError(problem.Result(pass), expected), bound);
+        }
+      }
+    }
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Targets, Conv2dWinograd, ::testing::ValuesIn(UsableTargets()),
+                         [](const auto& target) { return target.param; });
+
+// Images of whole tiles, with ragged edges, below a tile and of one pixel; channels around the
+// vectors' and the register blocks' sizes.
+TEST_P(Conv2dWinograd, MatchesNaive) {
+  for (const int64_t padding : {0, 1, 2}) {
+    ExpectClose(Winograd(2, 16, 8, 12, 32, padding), 2e-5);
+    ExpectClose(Winograd(3, 33, 7, 9, 17, padding), 2e-5);
+    ExpectClose(Winograd(2, 5, 5, 18, 70, padding), 2e-5);
+    ExpectClose(Winograd(5, 48, 3, 4, 49, padding), 2e-5);
+  }
+  ExpectClose(Winograd(3, 20, 1, 1, 31, 1), 2e-5);
+  ExpectClose(Winograd(1, 1, 2, 2, 1, 2), 2e-5);
+  ExpectClose(Winograd(4, 40, 2, 3, 24, 1), 2e-5);
+}
+
+TEST_P(Conv2dWinograd, MatchesNaiveOnRandomShapes) {
+  const RandomStream random(3, "shapes");
+  for (uint64_t i = 0; i < 20; ++i) {
+    const auto pick = [&](uint64_t what, int64_t low, int64_t high) {
+      return low + static_cast<int64_t>(
+                       random.Below(8 * i + what, static_cast<uint64_t>(high - low + 1)));
+    };
+    const int64_t padding = pick(0, 0, 2);
+    const int64_t least = std::max<int64_t>(1, 3 - 2 * padding);
+    ExpectClose(Winograd(pick(1, 1, 3), pick(2, 1, 40), pick(3, least, 11), pick(4, least, 11),
+                         pick(5, 1, 70), padding),
+                2e-5);
+  }
+}
+
+// Every way to cut the work, with the sizes of real layers.
+std::vector<Conv2dShape> LargeShapes() {
+  return {
+      Winograd(2, 64, 32, 32, 64, 1),  // by tiles; the gradient by images where n allows
+      Winograd(5, 128, 4, 4, 256, 1),  // by panels; the gradient by channels
+      Winograd(2, 512, 4, 4, 256, 1),  // many channels: long sums
+      Winograd(17, 32, 9, 9, 64, 1),   // more images than groups
+  };
+}
+
+TEST_P(Conv2dWinograd, StaysAccurateInLargeLayers) {
+  for (const Conv2dShape& shape : LargeShapes()) {
+    Problem problem(shape, 0);
+    for (const Conv2dPass pass : kAllConv2dPasses) {
+      const GuardedTensor<double> expected = problem.Expected(pass, false);
+      for (const Conv2dAlgorithm algorithm : kAlgorithms) {
+        SCOPED_TRACE(absl::StrCat(shape.ToString(), " ", Conv2dPassName(pass), " ",
+                                  Conv2dAlgorithmName(algorithm)));
+        problem.Run(pass, algorithm, false, 1);
+        EXPECT_LT(LargestError(problem.Result(pass), expected), 5e-5);
+      }
+    }
+  }
+}
+
+TEST_P(Conv2dWinograd, SameBitsOnAnyNumberOfThreads) {
+  for (const Conv2dShape& shape : LargeShapes()) {
+    Problem one(shape, 0), many(shape, 0);
+    for (const Conv2dPass pass : kAllConv2dPasses) {
+      for (const Conv2dAlgorithm algorithm : kAlgorithms) {
+        one.Run(pass, algorithm, true, 1);
+        for (const int threads : {2, 3, 8}) {
+          SCOPED_TRACE(absl::StrCat(shape.ToString(), " ", Conv2dPassName(pass), " ",
+                                    Conv2dAlgorithmName(algorithm), " ", threads, " threads"));
+          many.Run(pass, algorithm, true, threads);
+          EXPECT_TRUE(Equal(many.Result(pass), one.Result(pass)));
+        }
+      }
+    }
+  }
+}
+
+TEST(Conv2dWinogradExecutedMacs, CountsTheProducts) {
+  const Conv2dShape whole = Winograd(2, 32, 8, 8, 64, 1);
+  const int64_t pairs = 32 * 64;
+  EXPECT_EQ(Conv2dExecutedMacs(whole, Conv2dPass::kForward, Conv2dAlgorithm::kWinograd4),
+            2 * 4 * 36 * pairs);
+  EXPECT_EQ(Conv2dExecutedMacs(whole, Conv2dPass::kForward, Conv2dAlgorithm::kWinograd2),
+            2 * 16 * 16 * pairs);
+  // Backward data covers the input, 10 x 10 here.
+  EXPECT_EQ(Conv2dExecutedMacs(Winograd(2, 32, 10, 10, 64, 0), Conv2dPass::kBackwardData,
+                               Conv2dAlgorithm::kWinograd4),
+            2 * 9 * 36 * pairs);
+}
+
+TEST(Conv2dWinogradChoice, IsMadeByShape) {
+  const auto first = [](const Conv2dShape& s) {
+    return Conv2dAlgorithms(s, Conv2dPass::kForward).front();
+  };
+  EXPECT_EQ(first(Winograd(64, 64, 32, 32, 64, 1)), Conv2dAlgorithm::kWinograd4);
+  EXPECT_EQ(first(Winograd(64, 3, 32, 32, 64, 1)), Conv2dAlgorithm::kDirect);
+  EXPECT_EQ(first(Winograd(64, 512, 2, 2, 512, 1)), Conv2dAlgorithm::kDirect);
+  for (const Conv2dAlgorithm a :
+       Conv2dAlgorithms(Winograd(64, 64, 32, 32, 64, 1), Conv2dPass::kForward,
+                        /*allow_winograd=*/false)) {
+    EXPECT_NE(a, Conv2dAlgorithm::kWinograd4);
+    EXPECT_NE(a, Conv2dAlgorithm::kWinograd2);
+  }
+}
+
+}  // namespace
+}  // namespace classicnn
