@@ -73,30 +73,27 @@ HWY_INLINE void StoreLanes(VF v, float* p, int64_t count) {
   }
 }
 
-// Bytes, widened to the 32-bit integers that go with VF. (The min() tells the compiler what holds
-// anyway: that a tail fits a vector.)
-template <bool kTail>
-HWY_INLINE VI LoadBytes(const uint8_t* p, int64_t count) {
+// Bytes, widened to the 32-bit integers that go with VF; the first `count` matter. `room` is how
+// many may be read: where that is a whole vector, as everywhere but at the end of an array, a tail
+// costs nothing.
+HWY_INLINE VI LoadBytes(const uint8_t* p, int64_t count, int64_t room) {
   const DB db;
-  if (kTail) {
-    HWY_ALIGN uint8_t lanes[HWY_LANES(uint8_t)] = {};
-    std::memcpy(lanes, p, static_cast<size_t>(std::min(count, Lanes())));
-    return hn::PromoteTo(DI(), hn::LoadU(db, lanes));
-  }
-  return hn::PromoteTo(DI(), hn::LoadU(db, p));
+  if (HWY_LIKELY(room >= Lanes())) return hn::PromoteTo(DI(), hn::LoadU(db, p));
+  HWY_ALIGN uint8_t lanes[HWY_LANES(uint8_t)] = {};
+  for (int64_t i = 0; i < std::min(count, Lanes()); ++i) lanes[i] = p[i];
+  return hn::PromoteTo(DI(), hn::LoadU(db, lanes));
 }
-// Values are in [0, 255].
-template <bool kTail>
-HWY_INLINE void StoreBytes(VI v, uint8_t* p, int64_t count) {
+// Values are in [0, 255]; the first `count` matter. `room` is how many may be written.
+HWY_INLINE void StoreBytes(VI v, uint8_t* p, int64_t count, int64_t room) {
   const DB db;
   const auto bytes = hn::DemoteTo(db, v);
-  if (kTail) {
-    HWY_ALIGN uint8_t lanes[HWY_LANES(uint8_t)];
-    hn::StoreU(bytes, db, lanes);
-    std::memcpy(p, lanes, static_cast<size_t>(std::min(count, Lanes())));
-  } else {
+  if (HWY_LIKELY(room >= Lanes())) {
     hn::StoreU(bytes, db, p);
+    return;
   }
+  HWY_ALIGN uint8_t lanes[HWY_LANES(uint8_t)];
+  hn::StoreU(bytes, db, lanes);
+  for (int64_t i = 0; i < std::min(count, Lanes()); ++i) p[i] = lanes[i];
 }
 
 // max(0, v); NaN stays NaN.

@@ -1,5 +1,7 @@
 #include "layers/max_pool2d/max_pool2d.h"
 
+#include <algorithm>
+
 #include "core/check.h"
 #include "layers/pieces.h"
 #include "layers/pool_windows.h"
@@ -27,7 +29,7 @@ HWY_INLINE void Challenge(VF v, int64_t tap, VF& best, VI& winner) {
 template <int kKernel, bool kTail>
 HWY_INLINE void MaxVector(const float* x, int64_t row_stride, int64_t pixel_stride, int64_t kernel,
                           IndexRange rows, IndexRange columns, int64_t count, float* y,
-                          uint8_t* argmax) {
+                          uint8_t* argmax, int64_t room) {
   VF best = LoadLanes<kTail>(x + rows.begin * row_stride + columns.begin * pixel_stride, count);
   VI winner = hn::Set(DI(), static_cast<int32_t>(rows.begin * kernel + columns.begin));
   if (kKernel != 0) {
@@ -48,21 +50,22 @@ HWY_INLINE void MaxVector(const float* x, int64_t row_stride, int64_t pixel_stri
     }
   }
   StoreLanes<kTail>(best, y, count);
-  if (argmax != nullptr) StoreBytes<kTail>(winner, argmax, count);
+  if (argmax != nullptr) StoreBytes(winner, argmax, count, room);
 }
 
 template <int kKernel>
 void MaxPixel(const float* x, int64_t row_stride, int64_t pixel_stride, int64_t kernel,
-              IndexRange rows, IndexRange columns, int64_t channels, float* y, uint8_t* argmax) {
+              IndexRange rows, IndexRange columns, int64_t channels, float* y, uint8_t* argmax,
+              int64_t room) {
   const int64_t lanes = Lanes();
   int64_t c = 0;
   for (; c + lanes <= channels; c += lanes) {
     MaxVector<kKernel, false>(x + c, row_stride, pixel_stride, kernel, rows, columns, lanes, y + c,
-                              argmax == nullptr ? nullptr : argmax + c);
+                              argmax == nullptr ? nullptr : argmax + c, lanes);
   }
   if (c < channels) {
     MaxVector<kKernel, true>(x + c, row_stride, pixel_stride, kernel, rows, columns, channels - c,
-                             y + c, argmax == nullptr ? nullptr : argmax + c);
+                             y + c, argmax == nullptr ? nullptr : argmax + c, room - c);
   }
 }
 
@@ -81,26 +84,123 @@ void MaxPoolRow(const Pool2dParams& params, ConstTensor x, Tensor y, uint8_t* ar
                         : whole && params.kernel == 2 ? &MaxPixel<2>
                                                       : &MaxPixel<0>;
     const int64_t out = row * y.w + ow;
+    // What a vector writes beyond its pixel, the next pixels of the row overwrite.
     kernel(x_row + FirstInput(params, ow) * x.pixel_stride, row_stride, x.pixel_stride,
            params.kernel, rows, columns, y.c, y.Pixel(out),
-           argmax == nullptr ? nullptr : argmax + out * y.c);
+           argmax == nullptr ? nullptr : argmax + out * y.c, (y.w - ow) * y.c);
+  }
+}
+
+// The winner among the taps [columns.begin, columns.end) of one row of a 3 x 3 window.
+template <bool kTail>
+HWY_INLINE void MaxOfRow(const float* x, int64_t pixel_stride, IndexRange columns, int64_t count,
+                         VF& best, VI& winner) {
+  if (HWY_LIKELY(columns.size() == 3)) {
+    best = LoadLanes<kTail>(x, count);
+    winner = hn::Zero(DI());
+    Challenge(LoadLanes<kTail>(x + pixel_stride, count), 1, best, winner);
+    Challenge(LoadLanes<kTail>(x + 2 * pixel_stride, count), 2, best, winner);
+  } else {
+    best = LoadLanes<kTail>(x + columns.begin * pixel_stride, count);
+    winner = hn::Set(DI(), static_cast<int32_t>(columns.begin));
+    for (int64_t s = columns.begin + 1; s < columns.end; ++s) {
+      Challenge(LoadLanes<kTail>(x + s * pixel_stride, count), s, best, winner);
+    }
+  }
+}
+
+// Keeps the winner of two rows, the lower of which is `row` rows below the window's first.
+HWY_INLINE void ChallengeByRow(VF v, VI v_winner, int row, VF& best, VI& winner) {
+  const auto wins = hn::Or(hn::Gt(v, best), hn::IsNaN(v));
+  best = hn::IfThenElse(wins, v, best);
+  winner = hn::IfThenElse(hn::RebindMask(DI(), wins),
+                          hn::Add(v_winner, hn::Set(DI(), static_cast<int32_t>(3 * row))), winner);
+}
+
+// One vector of channels of one column of outputs [begin, end) of an image, 3 x 3 with stride 1:
+// each row's winner is found once and used in the three windows that contain it. `x` is where the
+// first tap of output row 0 is, or would be; y and argmax are at output row 0 too.
+template <bool kTail>
+HWY_INLINE void MaxColumn(const float* x, int64_t row_stride, int64_t pixel_stride, int64_t padding,
+                          int64_t height, IndexRange columns, int64_t begin, int64_t end,
+                          int64_t count, float* y, int64_t y_row_stride, uint8_t* argmax,
+                          int64_t argmax_row_stride, int64_t room) {
+  // Rows of the window, from the top; a row outside the image takes no part.
+  VF v0 = hn::Zero(DF()), v1 = v0, v2 = v0;
+  VI w0 = hn::Zero(DI()), w1 = w0, w2 = w0;
+  const auto inside = [&](int64_t row) { return row >= padding && row < height + padding; };
+  if (inside(begin)) MaxOfRow<kTail>(x + begin * row_stride, pixel_stride, columns, count, v0, w0);
+  if (inside(begin + 1)) {
+    MaxOfRow<kTail>(x + (begin + 1) * row_stride, pixel_stride, columns, count, v1, w1);
+  }
+  for (int64_t oh = begin; oh < end; ++oh) {
+    const bool third = inside(oh + 2);
+    if (third) MaxOfRow<kTail>(x + (oh + 2) * row_stride, pixel_stride, columns, count, v2, w2);
+    VF best = v0;
+    VI winner = w0;
+    if (HWY_LIKELY(inside(oh))) {
+      if (inside(oh + 1)) ChallengeByRow(v1, w1, 1, best, winner);
+    } else {  // then the second row is inside: padding is at most one
+      best = v1;
+      winner = hn::Add(w1, hn::Set(DI(), 3));
+    }
+    if (third) ChallengeByRow(v2, w2, 2, best, winner);
+    StoreLanes<kTail>(best, y + oh * y_row_stride, count);
+    if (argmax != nullptr) StoreBytes(winner, argmax + oh * argmax_row_stride, count, room);
+    v0 = v1;
+    w0 = w1;
+    v1 = v2;
+    w1 = w2;
+  }
+}
+
+// Output rows [begin, end) of one image, 3 x 3 with stride 1.
+void MaxPool3x3Rows(const Pool2dParams& params, ConstTensor x, Tensor y, uint8_t* argmax,
+                    int64_t image, int64_t begin, int64_t end) {
+  const int64_t lanes = Lanes();
+  const int64_t row_stride = x.w * x.pixel_stride;
+  const float* const x_image =
+      x.Pixel(image, 0, 0) - params.padding * (row_stride + x.pixel_stride);
+  uint8_t* const argmax_image = argmax == nullptr ? nullptr : argmax + image * y.h * y.w * y.c;
+  for (int64_t ow = 0; ow < y.w; ++ow) {
+    const IndexRange columns = ValidTaps(params, ow, x.w);
+    const float* const x_column = x_image + ow * x.pixel_stride;
+    float* const y_column = y.Pixel(image, 0, ow);
+    uint8_t* const argmax_column = argmax == nullptr ? nullptr : argmax_image + ow * y.c;
+    // Rows are not written one after the other here, but those of a column are: what a vector
+    // writes beyond its pixel, the next columns overwrite.
+    const int64_t room = (y.w - ow) * y.c;
+    int64_t c = 0;
+    for (; c + lanes <= y.c; c += lanes) {
+      MaxColumn<false>(x_column + c, row_stride, x.pixel_stride, params.padding, x.h, columns,
+                       begin, end, lanes, y_column + c, y.w * y.pixel_stride,
+                       argmax == nullptr ? nullptr : argmax_column + c, y.w * y.c, lanes);
+    }
+    if (c < y.c) {
+      MaxColumn<true>(x_column + c, row_stride, x.pixel_stride, params.padding, x.h, columns, begin,
+                      end, y.c - c, y_column + c, y.w * y.pixel_stride,
+                      argmax == nullptr ? nullptr : argmax_column + c, y.w * y.c, room - c);
+    }
   }
 }
 
 // One vector of channels of one dx: the gradients of the windows that it won. `dy` and `argmax` are
-// those of window (rows.begin, columns.begin), for which the pixel is tap `tap`.
-template <bool kTail>
+// those of the first window over the pixel, which is its tap `tap`. kRows and kColumns are the
+// numbers of such windows where they are known, else 0.
+template <int kRows, int kColumns, bool kTail>
 HWY_INLINE void GatherVector(const float* dy, int64_t dy_pixel_stride, const uint8_t* argmax,
                              int64_t channels, int64_t out_width, int64_t num_rows,
                              int64_t num_columns, int64_t tap, const Pool2dParams& params,
-                             int64_t count, bool accumulate, float* dx) {
+                             int64_t count, int64_t room, bool accumulate, float* dx) {
   VF sum = hn::Zero(DF());
-  for (int64_t r = 0; r < num_rows; ++r) {
-    for (int64_t s = 0; s < num_columns; ++s) {
+  const int64_t rows = kRows != 0 ? kRows : num_rows;
+  const int64_t columns = kColumns != 0 ? kColumns : num_columns;
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t s = 0; s < columns; ++s) {
       const int64_t window = r * out_width + s;
       const VI expected =
           hn::Set(DI(), static_cast<int32_t>(tap - (r * params.kernel + s) * params.stride));
-      const VI winner = LoadBytes<kTail>(argmax + window * channels, count);
+      const VI winner = LoadBytes(argmax + window * channels, count, room - window * channels);
       const auto won = hn::RebindMask(DF(), hn::Eq(winner, expected));
       const VF g = LoadLanes<kTail>(dy + window * dy_pixel_stride, count);
       sum = hn::Add(sum, hn::IfThenElseZero(won, g));
@@ -110,10 +210,29 @@ HWY_INLINE void GatherVector(const float* dy, int64_t dy_pixel_stride, const uin
   StoreLanes<kTail>(sum, dx, count);
 }
 
+// All channels of one dx. `room`: bytes from `argmax` to the end of the array.
+template <int kRows, int kColumns>
+void GatherPixel(const float* dy, int64_t dy_pixel_stride, const uint8_t* argmax, int64_t channels,
+                 int64_t out_width, int64_t num_rows, int64_t num_columns, int64_t tap,
+                 const Pool2dParams& params, int64_t room, bool accumulate, float* dx) {
+  const Pool2dParams local = params;  // a copy that stores cannot change
+  const int64_t lanes = Lanes();
+  int64_t c = 0;
+  for (; c + lanes <= channels; c += lanes) {
+    GatherVector<kRows, kColumns, false>(dy + c, dy_pixel_stride, argmax + c, channels, out_width,
+                                         num_rows, num_columns, tap, local, lanes,
+                                         /*room=*/int64_t{1} << 40, accumulate, dx + c);
+  }
+  if (c < channels) {
+    GatherVector<kRows, kColumns, true>(dy + c, dy_pixel_stride, argmax + c, channels, out_width,
+                                        num_rows, num_columns, tap, local, channels - c, room - c,
+                                        accumulate, dx + c);
+  }
+}
+
 // Row `row` of the inputs, counted over all images.
 void MaxPoolBackwardRow(const Pool2dParams& params, ConstTensor dy, const uint8_t* argmax,
                         Tensor dx, bool accumulate, int64_t row) {
-  const int64_t lanes = Lanes();
   const int64_t channels = dx.c;
   const int64_t image = row / dx.h;
   const int64_t h = row % dx.h;
@@ -123,19 +242,69 @@ void MaxPoolBackwardRow(const Pool2dParams& params, ConstTensor dy, const uint8_
     const int64_t out = (image * dy.h + rows.begin) * dy.w + columns.begin;
     const int64_t tap = (h + params.padding - rows.begin * params.stride) * params.kernel + w +
                         params.padding - columns.begin * params.stride;
-    const float* const dy_out = dy.Pixel(out);
-    const uint8_t* const argmax_out = argmax + out * channels;
-    float* const dx_w = dx.Pixel(row * dx.w + w);
-    int64_t c = 0;
-    for (; c + lanes <= channels; c += lanes) {
-      GatherVector<false>(dy_out + c, dy.pixel_stride, argmax_out + c, channels, dy.w, rows.size(),
-                          columns.size(), tap, params, lanes, accumulate, dx_w + c);
-    }
-    if (c < channels) {
-      GatherVector<true>(dy_out + c, dy.pixel_stride, argmax_out + c, channels, dy.w, rows.size(),
-                         columns.size(), tap, params, channels - c, accumulate, dx_w + c);
+    // The models' windows: 3 x 3 in steps of 1 (nine over a pixel), or of 2 (one to four).
+    const int64_t over = rows.size() * 4 + columns.size();
+    const auto kernel = over == 3 * 4 + 3   ? &GatherPixel<3, 3>
+                        : over == 2 * 4 + 2 ? &GatherPixel<2, 2>
+                        : over == 2 * 4 + 1 ? &GatherPixel<2, 1>
+                        : over == 1 * 4 + 2 ? &GatherPixel<1, 2>
+                        : over == 1 * 4 + 1 ? &GatherPixel<1, 1>
+                                            : &GatherPixel<0, 0>;
+    kernel(dy.Pixel(out), dy.pixel_stride, argmax + out * channels, channels, dy.w, rows.size(),
+           columns.size(), tap, params, dy.size() - out * channels, accumulate,
+           dx.Pixel(row * dx.w + w));
+  }
+}
+
+// One vector of channels of one window, whose pixels are in no other: dx of all its taps. `dx` is
+// that of tap (0, 0).
+template <int kKernel, bool kTail>
+HWY_INLINE void ScatterVector(const float* dy, const uint8_t* argmax, int64_t kernel, int64_t count,
+                              int64_t room, bool accumulate, float* dx, int64_t row_stride,
+                              int64_t pixel_stride) {
+  const VF g = LoadLanes<kTail>(dy, count);
+  const VI winner = LoadBytes(argmax, count, room);
+  const int64_t size = kKernel != 0 ? kKernel : kernel;
+  for (int64_t r = 0; r < size; ++r) {
+    for (int64_t s = 0; s < size; ++s) {
+      float* const to = dx + r * row_stride + s * pixel_stride;
+      const VI tap = hn::Set(DI(), static_cast<int32_t>(r * size + s));
+      VF v = hn::IfThenElseZero(hn::RebindMask(DF(), hn::Eq(winner, tap)), g);
+      if (accumulate) v = hn::Add(LoadLanes<kTail>(to, count), v);
+      StoreLanes<kTail>(v, to, count);
     }
   }
+}
+
+template <int kKernel>
+void ScatterRow(const Pool2dParams& params, ConstTensor dy, const uint8_t* argmax, Tensor dx,
+                bool accumulate, int64_t row) {
+  const int64_t lanes = Lanes();
+  const int64_t kernel = params.kernel;
+  const int64_t row_stride = dx.w * dx.pixel_stride;
+  for (int64_t ow = 0; ow < dy.w; ++ow) {
+    const int64_t out = row * dy.w + ow;
+    const float* const dy_out = dy.Pixel(out);
+    const uint8_t* const argmax_out = argmax + out * dy.c;
+    const int64_t room = dy.size() - out * dy.c;
+    float* const dx_out = dx.Pixel(row * kernel * dx.w + ow * kernel);
+    int64_t c = 0;
+    for (; c + lanes <= dy.c; c += lanes) {
+      ScatterVector<kKernel, false>(dy_out + c, argmax_out + c, kernel, lanes, lanes, accumulate,
+                                    dx_out + c, row_stride, dx.pixel_stride);
+    }
+    if (c < dy.c) {
+      ScatterVector<kKernel, true>(dy_out + c, argmax_out + c, kernel, dy.c - c, room - c,
+                                   accumulate, dx_out + c, row_stride, dx.pixel_stride);
+    }
+  }
+}
+
+// Row `row` of the outputs, counted over all images, where every input is in exactly one window.
+void MaxPoolScatterRow(const Pool2dParams& params, ConstTensor dy, const uint8_t* argmax, Tensor dx,
+                       bool accumulate, int64_t row) {
+  const auto kernel = params.kernel == 2 ? &ScatterRow<2> : &ScatterRow<0>;
+  kernel(params, dy, argmax, dx, accumulate, row);
 }
 
 }  // namespace HWY_NAMESPACE
@@ -145,7 +314,9 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace classicnn {
 HWY_EXPORT(MaxPoolRow);
+HWY_EXPORT(MaxPool3x3Rows);
 HWY_EXPORT(MaxPoolBackwardRow);
+HWY_EXPORT(MaxPoolScatterRow);
 namespace {
 
 void CheckShapes(const Pool2dParams& params, const Shape4& x, const Shape4& y) {
@@ -161,7 +332,18 @@ void MaxPool2dForward(const Pool2dParams& params, ConstTensor x, Tensor y, uint8
                       Context& ctx) {
   CheckShapes(params, x.shape(), y.shape());
   const Pieces pieces(y.n * y.h, 4 * y.c * (y.w + x.w * x.h / y.h));
+  const bool sliding = params.kernel == 3 && params.stride == 1;
   ctx.ParallelFor("max_pool2d.forward", pieces.count(), [&](int64_t piece, int) {
+    if (sliding) {
+      for (int64_t row = pieces.Begin(piece); row < pieces.End(piece);) {
+        const int64_t image = row / y.h;
+        const int64_t end = std::min(pieces.End(piece), (image + 1) * y.h);
+        HWY_DYNAMIC_DISPATCH(MaxPool3x3Rows)
+        (params, x, y, argmax, image, row - image * y.h, end - image * y.h);
+        row = end;
+      }
+      return;
+    }
     for (int64_t row = pieces.Begin(piece); row < pieces.End(piece); ++row) {
       HWY_DYNAMIC_DISPATCH(MaxPoolRow)(params, x, y, argmax, row);
     }
@@ -171,6 +353,17 @@ void MaxPool2dForward(const Pool2dParams& params, ConstTensor x, Tensor y, uint8
 void MaxPool2dBackward(const Pool2dParams& params, ConstTensor dy, const uint8_t* argmax, Tensor dx,
                        bool accumulate, Context& ctx) {
   CheckShapes(params, dx.shape(), dy.shape());
+  if (params.stride == params.kernel && params.padding == 0 && dy.h * params.kernel == dx.h &&
+      dy.w * params.kernel == dx.w) {
+    const int64_t row_bytes = 4 * dy.c * dy.w * (1 + params.kernel * params.kernel);
+    const Pieces windows(dy.n * dy.h, row_bytes);
+    ctx.ParallelFor("max_pool2d.backward", windows.count(), [&](int64_t piece, int) {
+      for (int64_t row = windows.Begin(piece); row < windows.End(piece); ++row) {
+        HWY_DYNAMIC_DISPATCH(MaxPoolScatterRow)(params, dy, argmax, dx, accumulate, row);
+      }
+    });
+    return;
+  }
   const Pieces pieces(dx.n * dx.h, 4 * dx.c * (dx.w + dy.w * dy.h / dx.h));
   ctx.ParallelFor("max_pool2d.backward", pieces.count(), [&](int64_t piece, int) {
     for (int64_t row = pieces.Begin(piece); row < pieces.End(piece); ++row) {
