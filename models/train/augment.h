@@ -1,0 +1,79 @@
+// From stored 8-bit images to a normalized, augmented batch.
+#ifndef CLASSICNN_MODELS_TRAIN_AUGMENT_H_
+#define CLASSICNN_MODELS_TRAIN_AUGMENT_H_
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "core/context.h"
+#include "core/view.h"
+#include "models/data/dataset.h"
+#include "models/data/resize.h"
+
+namespace classicnn {
+
+// In this order: jitter of the colours, crop, flip.
+struct Augmentation {
+  // A window of the image's own size from the image with a border of 0 (black, before
+  // normalization) around it, an eighth of its side wide (4 at 32 x 32): all positions equally
+  // likely.
+  bool crop = false;
+  // Left and right swapped, every second time on average.
+  bool flip = false;
+  // Brightness, contrast (towards the mean grey of the image) and saturation (towards the grey of
+  // the pixel), each times a factor uniform in [0.8, 1.2].
+  bool jitter = false;
+
+  bool any() const { return crop || flip || jitter; }
+};
+// "none", or a comma-separated list of crop, flip, jitter. InvalidArgument names --augment.
+absl::StatusOr<Augmentation> ParseAugmentation(absl::string_view text);
+std::string ToString(const Augmentation& augmentation);
+
+// Which images of a set make a batch, and where in the run it is: the augmentation of image i in
+// epoch e is a function of (seed, e, i) alone.
+struct BatchRequest {
+  absl::Span<const int64_t> images;
+  Augmentation augmentation;
+  uint64_t seed = 0;
+  uint64_t epoch = 0;
+  bool mirrored = false;  // every image, for evaluation on both
+};
+
+// Threads share the images of a batch; the same bits on any number of them. Images of another size
+// than asked for are resized first (models/data/resize.h). Fill allocates nothing after its first
+// call. Not thread-safe.
+class BatchMaker {
+ public:
+  // `images` must outlive the maker.
+  BatchMaker(const ImageSet& images, int64_t height, int64_t width, const MeanStd& normalization);
+
+  // input [images, height, width, 3], (pixel / 255 - mean) / std; labels [images]. labels may be
+  // null.
+  void Fill(const BatchRequest& request, Tensor input, int32_t* labels, Context& ctx);
+
+ private:
+  struct Scratch {
+    std::vector<uint8_t> resized, jittered;
+    std::vector<float> floats;
+  };
+  void FillImage(const BatchRequest& request, int64_t image, float* to, Scratch* scratch) const;
+  void Jitter(const std::array<uint32_t, 4>& words, const uint8_t* from, Scratch* scratch) const;
+
+  const ImageSet& images_;
+  int64_t height_, width_;
+  std::optional<Resizer> resizer_;
+  // Normalized value of each 8-bit one, by channel.
+  std::array<std::array<float, 256>, 3> normalized_;
+  std::vector<Scratch> scratch_;  // by worker
+};
+
+}  // namespace classicnn
+
+#endif  // CLASSICNN_MODELS_TRAIN_AUGMENT_H_
