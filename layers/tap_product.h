@@ -7,8 +7,9 @@
 //
 // for (i, j) in [0, h) x [0, w); `in` outside its image is zero. An implicit GEMM (layers/gemm.h):
 // the weights are packed into the workspace once, the input is read in place through pointers, and
-// taps that fall outside the image for a whole register block are left out. Where a pixel has but a
-// few channels, they are gathered for all taps first.
+// taps that fall outside the image for a whole register block are left out. Small images are first
+// copied to an order that makes this the rule. Where a pixel has but a few channels, they are
+// gathered for all taps first.
 #ifndef CLASSICNN_LAYERS_TAP_PRODUCT_H_
 #define CLASSICNN_LAYERS_TAP_PRODUCT_H_
 
@@ -44,9 +45,23 @@ struct TapProduct {
   GemmEpilogue epilogue;
 };
 
-// Scratch for products of up to `rows` (images times lattice pixels) with at most these sizes.
-size_t TapProductWorkspaceBytes(int64_t rows, int64_t num_taps, int64_t in_channels,
-                                int64_t out_channels, int num_threads);
+// What the scratch and the cut of a product depend on; meanings as above.
+struct TapProductSize {
+  int64_t images = 1;
+  int64_t h = 1;
+  int64_t w = 1;
+  int64_t in_h = 1;
+  int64_t in_w = 1;
+  int64_t num_taps = 1;
+  int64_t in_channels = 1;
+  int64_t out_channels = 1;
+};
+
+// Scratch for a product of this size, or of one with fewer taps and a smaller lattice.
+size_t TapProductWorkspaceBytes(const TapProductSize& size, int num_threads);
+// Whether no multiply-adds are spent on taps outside the image: small images are multiplied
+// position by position, a register block being the same pixel of several images.
+bool TapProductSkipsPadding(const TapProductSize& size);
 // `zone` is a string literal.
 void RunTapProduct(const char* zone, const TapProduct& product, Workspace workspace, Context& ctx);
 

@@ -10,26 +10,56 @@ namespace {
 
 bool Supports(const Conv2dShape& /*shape*/, Conv2dPass /*pass*/) { return true; }
 
-size_t WorkspaceBytes(const Conv2dShape& shape, Conv2dPass pass, int num_threads) {
+// Of one group; of backward data the phase at (0, 0), whose lattice no other exceeds, with as many
+// taps as a phase can have.
+TapProductSize ProductSize(const Conv2dShape& shape, Conv2dPass pass) {
   const int64_t c = shape.in_channels / shape.groups;
   const int64_t k = shape.out_channels / shape.groups;
-  const int64_t taps = shape.kernel * shape.kernel;
-  const int64_t out_pixels = shape.out_h() * shape.out_w();
-  const size_t tap_bytes = Workspace::BytesFor<Tap>(taps);
-  switch (pass) {
-    case Conv2dPass::kForward:
-      return tap_bytes + TapProductWorkspaceBytes(shape.n * out_pixels, taps, c, k, num_threads);
-    case Conv2dPass::kBackwardData: {
-      // The phase at (0, 0) has the most pixels; with a stride beyond the kernel some have no taps.
-      const int64_t s = shape.stride;
-      const int64_t rows = shape.n * ((shape.h + s - 1) / s) * ((shape.w + s - 1) / s);
-      const int64_t phase_taps = (shape.kernel + s - 1) / s * ((shape.kernel + s - 1) / s);
-      return tap_bytes + TapProductWorkspaceBytes(rows, phase_taps, k, c, num_threads);
-    }
-    case Conv2dPass::kBackwardWeights:
-      return tap_bytes + TapReductionWorkspaceBytes(shape.n, out_pixels, taps, c, k, num_threads);
+  if (pass == Conv2dPass::kForward) {
+    return {shape.n, shape.out_h(), shape.out_w(), shape.h, shape.w, shape.kernel * shape.kernel, c,
+            k};
   }
-  return 0;
+  const int64_t taps = (shape.kernel + shape.stride - 1) / shape.stride;
+  return {shape.n,
+          (shape.h + shape.stride - 1) / shape.stride,
+          (shape.w + shape.stride - 1) / shape.stride,
+          shape.out_h(),
+          shape.out_w(),
+          taps * taps,
+          k,
+          c};
+}
+
+size_t WorkspaceBytes(const Conv2dShape& shape, Conv2dPass pass, int num_threads) {
+  const int64_t taps = shape.kernel * shape.kernel;
+  const size_t tap_bytes = Workspace::BytesFor<Tap>(taps);
+  if (pass != Conv2dPass::kBackwardWeights) {
+    return tap_bytes + TapProductWorkspaceBytes(ProductSize(shape, pass), num_threads);
+  }
+  return tap_bytes + TapReductionWorkspaceBytes(shape.n, shape.out_h() * shape.out_w(), taps,
+                                                shape.in_channels / shape.groups,
+                                                shape.out_channels / shape.groups, num_threads);
+}
+
+// Positions along one axis that the taps have inside the image.
+int64_t InsidePositions(const Conv2dShape& shape, int64_t in_size, int64_t out_size) {
+  int64_t count = 0;
+  for (int64_t r = 0; r < shape.kernel; ++r) {
+    for (int64_t o = 0; o < out_size; ++o) {
+      const int64_t i = o * shape.stride - shape.padding + r;
+      count += i >= 0 && i < in_size;
+    }
+  }
+  return count;
+}
+
+int64_t ExecutedMacs(const Conv2dShape& shape, Conv2dPass pass) {
+  if (pass != Conv2dPass::kBackwardWeights && !TapProductSkipsPadding(ProductSize(shape, pass))) {
+    return shape.macs();
+  }
+  return shape.n * InsidePositions(shape, shape.h, shape.out_h()) *
+         InsidePositions(shape, shape.w, shape.out_w()) * (shape.in_channels / shape.groups) *
+         shape.out_channels;
 }
 
 // Taps of the window in the order of the weights.
@@ -130,7 +160,7 @@ void BackwardWeights(const Conv2dBackwardWeightsArgs<float>& args, Context& ctx)
 }  // namespace
 
 const Conv2dAlgorithmOps kConv2dDirectOps = {
-    Supports, nullptr, WorkspaceBytes, Forward, BackwardData, BackwardWeights,
+    Supports, ExecutedMacs, WorkspaceBytes, Forward, BackwardData, BackwardWeights,
 };
 
 }  // namespace classicnn

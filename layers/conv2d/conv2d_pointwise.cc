@@ -18,9 +18,11 @@ size_t WorkspaceBytes(const Conv2dShape& shape, Conv2dPass pass, int num_threads
   const int64_t pixels = shape.h * shape.w;
   switch (pass) {
     case Conv2dPass::kForward:
-      return TapProductWorkspaceBytes(shape.n * pixels, 1, c, k, num_threads);
+      return TapProductWorkspaceBytes({shape.n, shape.h, shape.w, shape.h, shape.w, 1, c, k},
+                                      num_threads);
     case Conv2dPass::kBackwardData:
-      return TapProductWorkspaceBytes(shape.n * pixels, 1, k, c, num_threads);
+      return TapProductWorkspaceBytes({shape.n, shape.h, shape.w, shape.h, shape.w, 1, k, c},
+                                      num_threads);
     case Conv2dPass::kBackwardWeights:
       return TapReductionWorkspaceBytes(shape.n, pixels, 1, c, k, num_threads);
   }

@@ -27,9 +27,9 @@ size_t LinearWorkspaceBytes(const LinearShape& shape, LinearPass pass, int num_t
   const int64_t k = shape.out_features;
   switch (pass) {
     case LinearPass::kForward:
-      return TapProductWorkspaceBytes(shape.n, 1, c, k, num_threads);
+      return TapProductWorkspaceBytes({shape.n, 1, 1, 1, 1, 1, c, k}, num_threads);
     case LinearPass::kBackwardData:
-      return TapProductWorkspaceBytes(shape.n, 1, k, c, num_threads);
+      return TapProductWorkspaceBytes({shape.n, 1, 1, 1, 1, 1, k, c}, num_threads);
     case LinearPass::kBackwardWeights:
       // The bias gradient is summed first and shares the scratch.
       return std::max(TapReductionWorkspaceBytes(shape.n, 1, 1, c, k, num_threads),

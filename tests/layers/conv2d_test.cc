@@ -165,7 +165,8 @@ const char* const kShapes[] = {
     "n2c12h8w8k32r1s2p0", "n1c6h13w12k6r7s2p3",   "n2c4h7w7k9r2s2p0",    "n2c3h12w12k8r3s3p0",
     "n1c2h9w9k3r2s3p1",   "n1c3h5w6k4r5s2p4",     "n2c8h6w6k12r3s1p1g2", "n2c12h7w6k6r3s2p1g3",
     "n2c6h5w5k6r3s1p1g6", "n1c40h10w10k70r3s1p1", "n2c3h8w8k20r3s2p1",   "n1c64h3w3k96r3s1p0",
-    "n9c7h1w1k31r1s1p0",  "n20c3h8w8k16r3s1p1",   "n40c10h8w8k18r3s1p1",
+    "n9c7h1w1k31r1s1p0",  "n20c3h8w8k16r3s1p1",   "n40c10h8w8k18r3s1p1", "n9c12h7w5k10r3s2p1",
+    "n8c11h4w4k9r5s2p2",
 };
 
 class Conv2dTest : public hwy::TestWithParamTarget {};
