@@ -17,25 +17,38 @@ LayerCase::LayerCase(const LayerShape& shape, LayerPass pass, Context& ctx)
 
 LayerCase::~LayerCase() = default;
 
+absl::StatusOr<std::unique_ptr<LayerCase>> LayerCase::Construct(const LayerShape& shape,
+                                                                LayerPass pass,
+                                                                const LayerCaseOptions& options,
+                                                                Context& ctx) {
+  const std::vector<LayerPass>& passes = LayerPasses(shape.kind);
+  CNN_CHECK(std::find(passes.begin(), passes.end(), pass) != passes.end(),
+            LayerKindName(shape.kind), " has no ", LayerPassName(pass));
+  if (shape.kind == LayerKind::kConv2d || shape.kind == LayerKind::kLinear) {
+    return CreateProductCase(shape, pass, options, ctx);
+  }
+  return CreateStreamCase(shape, pass, ctx);
+}
+
 absl::StatusOr<std::unique_ptr<LayerCase>> LayerCase::Create(const LayerShape& shape,
                                                              LayerPass pass,
                                                              const LayerCaseOptions& options,
                                                              Context& ctx) {
-  const std::vector<LayerPass>& passes = LayerPasses(shape.kind);
-  CNN_CHECK(std::find(passes.begin(), passes.end(), pass) != passes.end(),
-            LayerKindName(shape.kind), " has no ", LayerPassName(pass));
-  std::unique_ptr<LayerCase> result;
-  if (shape.kind == LayerKind::kConv2d || shape.kind == LayerKind::kLinear) {
-    absl::StatusOr<std::unique_ptr<LayerCase>> product =
-        CreateProductCase(shape, pass, options, ctx);
-    if (!product.ok()) return product.status();
-    result = *std::move(product);
-  } else {
-    result = CreateStreamCase(shape, pass, ctx);
-  }
-  if (absl::Status status = result->Allocate(); !status.ok()) return status;
-  result->Fill();
+  absl::StatusOr<std::unique_ptr<LayerCase>> result = Construct(shape, pass, options, ctx);
+  if (!result.ok()) return result;
+  if (absl::Status status = (*result)->Allocate(); !status.ok()) return status;
+  (*result)->Fill();
   return result;
+}
+
+int64_t LayerCase::BytesNeeded(const LayerShape& shape, LayerPass pass,
+                               const LayerCaseOptions& options) {
+  Context ctx(1);
+  const absl::StatusOr<std::unique_ptr<LayerCase>> layer = Construct(shape, pass, options, ctx);
+  if (!layer.ok()) return 0;
+  int64_t bytes = 0;
+  for (const Buffer& buffer : (*layer)->buffers_) bytes += 4 * buffer.count;
+  return bytes;
 }
 
 void LayerCase::Request(float** target, int64_t count, MemoryCategory category) {

@@ -39,6 +39,10 @@ class LayerCase {
   static absl::StatusOr<std::unique_ptr<LayerCase>> Create(const LayerShape& shape, LayerPass pass,
                                                            const LayerCaseOptions& options,
                                                            Context& ctx);
+  // Bytes that Create would take for tensors, without the scratch of threads beyond one. 0 where
+  // Create would not accept the options.
+  static int64_t BytesNeeded(const LayerShape& shape, LayerPass pass,
+                             const LayerCaseOptions& options);
   virtual ~LayerCase();
   LayerCase(const LayerCase&) = delete;
   LayerCase& operator=(const LayerCase&) = delete;
@@ -96,6 +100,10 @@ class LayerCase {
     MemoryCategory category;
     const char* output;  // its name, or null for an input
   };
+  static absl::StatusOr<std::unique_ptr<LayerCase>> Construct(const LayerShape& shape,
+                                                              LayerPass pass,
+                                                              const LayerCaseOptions& options,
+                                                              Context& ctx);
   absl::Status Allocate();
 
   std::vector<Buffer> buffers_;

@@ -167,7 +167,10 @@ absl::StatusOr<std::vector<LayerShape>> SelectShapes(const std::vector<std::stri
       options.image_h = options.image_w = ImageSizeFlag();
       options.num_classes = NumClassesFlag();
       auto all = ModelLayerShapes(ModelNames(), kBatch, options);
-      if (!all.ok()) return all.status();
+      if (!all.ok()) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("--image_size=", ImageSizeFlag(), ": ", all.status().message()));
+      }
       for (const ModelLayerShape& entry : *all) {
         const std::string kind = LayerKindName(entry.shape.kind);
         if (std::find(layers.begin(), layers.end(), kind) != layers.end()) add(entry.shape);
@@ -241,6 +244,21 @@ absl::StatusOr<std::vector<Benchmark>> Select() {
   return benchmarks;
 }
 
+// What this machine cannot hold is refused before anything is measured: the system may promise the
+// memory and run out of it later.
+absl::Status CheckMemory(const std::vector<Benchmark>& benchmarks) {
+  const int64_t memory = GetMachineInfo().memory_bytes;
+  for (const Benchmark& b : benchmarks) {
+    const int64_t bytes = LayerCase::BytesNeeded(b.shape, b.pass, b.options);
+    if (memory > 0 && bytes > memory) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--shapes: ", LayerKindName(b.shape.kind), " ", b.shape.ToString(), " takes ",
+          FormatBytes(bytes), ", and this machine has ", FormatBytes(memory)));
+    }
+  }
+  return absl::OkStatus();
+}
+
 int Main(int argc, char** argv) {
   ProgramInfo info;
   info.name = "cnn-bench-layers";
@@ -251,6 +269,7 @@ int Main(int argc, char** argv) {
   ParseBenchmarkFlags(info, benchmark::kMicrosecond, argc, argv);
   auto benchmarks = Select();
   if (!benchmarks.ok()) return FailUsage(benchmarks.status());
+  if (absl::Status status = CheckMemory(*benchmarks); !status.ok()) return FailUsage(status);
   if (!ListingOnly()) {
     std::vector<int> thread_counts;
     for (const Benchmark& b : *benchmarks) {

@@ -51,6 +51,16 @@ absl::StatusOr<Plan> ModelBenchmark::MakePlan() const {
   return classicnn::MakePlan(*graph, plan_options(), Total(ModelState::Bytes(*graph, optimizer())));
 }
 
+int64_t ModelBenchmark::reference_bytes() const {
+  int64_t floats = 3 * graph->parameter_count();
+  for (size_t i = 0; i < graph->nodes().size(); ++i) {
+    const auto id = static_cast<NodeId>(i);
+    floats += 2 * graph->shape(id, batch).size();
+    for (const NodeId input : graph->node(id).inputs) floats += graph->shape(input, batch).size();
+  }
+  return 4 * floats;
+}
+
 int64_t ModelBenchmark::macs() const {
   const int64_t forward = graph->macs_per_image() * batch;
   switch (phase) {

@@ -45,6 +45,8 @@ struct ModelBenchmark {
   }
   // The plan that will be measured, or why there is none.
   absl::StatusOr<Plan> MakePlan() const;
+  // What the reference model of this benchmark keeps: it frees and shares nothing.
+  int64_t reference_bytes() const;
   // Nominal multiply-adds: direct algorithms, a step counted as three forward passes, of which
   // backward is two.
   int64_t macs() const;

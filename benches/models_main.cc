@@ -42,6 +42,8 @@ ABSL_FLAG(bool, profile, false,
 namespace classicnn {
 namespace {
 
+constexpr int64_t kMaxBatch = int64_t{1} << 24;  // products of sizes stay far below 2^63
+
 struct Selection {
   std::list<Graph> graphs;
   std::vector<ModelBenchmark> benchmarks;
@@ -93,6 +95,12 @@ absl::Status Select(Selection& selection) {
   if (!models.ok()) return models.status();
   const auto batches = ParsePositiveList("batch", absl::GetFlag(FLAGS_batch));
   if (!batches.ok()) return batches.status();
+  for (const int64_t batch : *batches) {
+    if (batch > kMaxBatch) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("bad value \"", batch, "\" for --batch: must be at most ", kMaxBatch));
+    }
+  }
   const auto phases = SelectPhases();
   if (!phases.ok()) return phases.status();
   const auto precision = ParseChoices("precision", absl::GetFlag(FLAGS_precision), {"f32"});
@@ -107,7 +115,10 @@ absl::Status Select(Selection& selection) {
   options.num_classes = NumClassesFlag();
   for (const std::string& model : *models) {
     auto graph = BuildModel(model, options);
-    if (!graph.ok()) return graph.status();
+    if (!graph.ok()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--image_size=", ImageSizeFlag(), ": ", graph.status().message()));
+    }
     selection.graphs.push_back(*std::move(graph));
     ModelBenchmark b = *shared;
     b.graph = &selection.graphs.back();
@@ -129,15 +140,30 @@ absl::Status Select(Selection& selection) {
   return absl::OkStatus();
 }
 
-// What cannot be planned is refused before anything is measured.
+// Bytes that a benchmark takes; an error names the flag to blame.
+absl::StatusOr<int64_t> BytesNeeded(const ModelBenchmark& b) {
+  if (b.reference) return b.reference_bytes();
+  const absl::StatusOr<Plan> plan = b.MakePlan();
+  if (!plan.ok()) {
+    const bool limit = absl::IsResourceExhausted(plan.status());
+    return absl::InvalidArgumentError(absl::StrCat(
+        limit ? "--memory_limit: " : "--batch: ", b.graph->model(), ": ", plan.status().message()));
+  }
+  return plan->arena_bytes + Total(ModelState::Bytes(*b.graph, b.optimizer()));
+}
+
+// What cannot be planned, or not be held by this machine, is refused before anything is measured:
+// the system may promise memory and run out of it later.
 absl::Status CheckPlans(const std::vector<ModelBenchmark>& benchmarks) {
+  const int64_t memory = GetMachineInfo().memory_bytes;
   for (const ModelBenchmark& b : benchmarks) {
-    if (b.reference) continue;
-    const absl::Status status = b.MakePlan().status();
-    if (status.ok()) continue;
-    const char* flag = absl::IsResourceExhausted(status) ? "--memory_limit" : "--batch";
-    return absl::InvalidArgumentError(
-        absl::StrCat(flag, ": ", b.graph->model(), ": ", status.message()));
+    const absl::StatusOr<int64_t> bytes = BytesNeeded(b);
+    if (!bytes.ok()) return bytes.status();
+    if (memory > 0 && *bytes > memory) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--batch=", b.batch, ": ", b.graph->model(), " takes ", FormatBytes(*bytes),
+                       ", and this machine has ", FormatBytes(memory)));
+    }
   }
   return absl::OkStatus();
 }

@@ -1,0 +1,276 @@
+// The benchmark programs from outside: names, counters, context, exit codes.
+#include <unistd.h>
+
+#include <cstdio>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "benches/malloc_counter.h"
+#include "core/context.h"
+#include "core/file.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "layers/conv2d/conv2d.h"
+#include "nlohmann/json.hpp"
+#include "tests/benches/run_program.h"
+
+namespace classicnn {
+namespace {
+
+using ::testing::HasSubstr;
+
+const char kLayers[] = CNN_BENCH_LAYERS;
+const char kModels[] = CNN_BENCH_MODELS;
+
+nlohmann::json RunJson(const std::string& program, std::vector<std::string> arguments) {
+  arguments.insert(arguments.end(), {"--benchmark_format=json", "--benchmark_min_time=0.001"});
+  const ProgramRun run = RunProgram(program, arguments);
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  auto json = nlohmann::json::parse(run.out, nullptr, /*allow_exceptions=*/false);
+  EXPECT_FALSE(json.is_discarded()) << run.out;
+  return json;
+}
+
+// By name, without what Google Benchmark adds to it.
+std::map<std::string, nlohmann::json> ByName(const nlohmann::json& json) {
+  std::map<std::string, nlohmann::json> result;
+  for (const auto& benchmark : json.at("benchmarks")) {
+    std::string name = benchmark.at("name");
+    for (const char* suffix : {"/real_time", "/manual_time"}) {
+      if (absl::EndsWith(name, suffix)) name.resize(name.size() - std::string(suffix).size());
+    }
+    EXPECT_FALSE(benchmark.value("error_occurred", false)) << benchmark;
+    result[name] = benchmark;
+  }
+  return result;
+}
+
+void ExpectConditions(const nlohmann::json& json) {
+  for (const char* key : {"cpu_model", "isa_target", "isa_targets", "available_threads", "compiler",
+                          "compiler_flags", "build_type", "commit", "data", "seed", "threads"}) {
+    EXPECT_TRUE(json.at("context").contains(key)) << key;
+    EXPECT_NE(json.at("context").value(key, ""), "") << key;
+  }
+}
+
+TEST(BenchLayers, NamesCountersAndLabelsAreThoseOfTheContract) {
+  const auto json =
+      RunJson(kLayers, {"--layers=conv2d,relu", "--threads=1,2",
+                        "--shapes=n2c8h6w6k8r3s1p1,n2c8h6w6", "--impl=optimized,reference"});
+  ExpectConditions(json);
+  EXPECT_THAT(json.at("context").value("data", ""), HasSubstr("warm"));
+  const auto benchmarks = ByName(json);
+  // 3 convolution passes and 2 of ReLU, each on 1 and 2 threads and as the reference on one.
+  EXPECT_EQ(benchmarks.size(), 15u);
+  for (const auto& [name, b] : benchmarks) {
+    SCOPED_TRACE(name);
+    for (const char* counter : {"num_threads", "batch", "gflops", "executed_gflops",
+                                "bytes_per_second", "peak_fraction", "roofline_fraction"}) {
+      ASSERT_TRUE(b.contains(counter)) << counter;
+    }
+    EXPECT_EQ(b.at("batch"), 2.0);
+    EXPECT_GT(b.at("bytes_per_second"), 0.0);
+    const bool conv = absl::StrContains(name, "conv2d");
+    EXPECT_EQ(b.at("gflops").get<double>() > 0, conv);
+    if (absl::StrContains(name, "/reference/")) {
+      EXPECT_EQ(b.at("label"), "naive");
+    }
+  }
+  const auto& conv = benchmarks.at("conv2d_backward_weights/optimized/n2c8h6w6k8r3s1p1/threads:2");
+  EXPECT_EQ(conv.at("num_threads"), 2.0);
+  const std::vector<std::string> label = absl::StrSplit(conv.value("label", ""), ' ');
+  ASSERT_EQ(label.size(), 2u) << "algorithm and instruction set";
+  EXPECT_TRUE(ParseConv2dAlgorithm(label[0]).ok()) << label[0];
+  EXPECT_EQ(label[1], json.at("context").value("isa_target", ""));
+  // Counters follow from the time: 2 flops for each multiply-add, 3 tensors of floats.
+  const double seconds = conv.at("real_time").get<double>() * 1e-6;
+  EXPECT_EQ(conv.at("time_unit"), "us");
+  const double macs = 2 * 6 * 6 * 8 * 9 * 8;
+  EXPECT_NEAR(conv.at("gflops").get<double>() * seconds / (2 * macs * 1e-9), 1, 1e-6);
+  const auto& relu = benchmarks.at("relu_backward/reference/n2c8h6w6/threads:1");
+  EXPECT_NEAR(relu.at("bytes_per_second").get<double>() *
+                  (relu.at("real_time").get<double>() * 1e-6) / (3 * 4 * 2 * 8 * 6 * 6),
+              1, 1e-6);
+}
+
+TEST(BenchLayers, ListsEveryDistinctModelShape) {
+  const ProgramRun run = RunProgram(
+      kLayers, {"--layers=conv2d,batch_norm2d", "--benchmark_list_tests", "--threads=2"});
+  EXPECT_EQ(run.exit_code, 0);
+  int convolutions = 0;
+  for (size_t at = 0; (at = run.out.find("conv2d_forward/", at)) != std::string::npos; ++at) {
+    ++convolutions;
+  }
+  EXPECT_EQ(convolutions, 144);  // of the five models
+  EXPECT_THAT(run.out,
+              HasSubstr("conv2d_backward_data/optimized/n64c512h4w4k512r3s1p1g512/threads:2"));
+  EXPECT_THAT(run.out, HasSubstr("batch_norm2d_backward/optimized/n64c64h32w32m1/threads:2"));
+  EXPECT_THAT(run.out, HasSubstr("batch_norm2d_forward/optimized/n64c64h32w32m0/threads:2"));
+}
+
+TEST(BenchLayers, AnAlgorithmThatDoesNotFitIsAnErrorOfThatBenchmark) {
+  const ProgramRun run =
+      RunProgram(kLayers, {"--layers=conv2d", "--shapes=n1c8h6w6k8r3s1p1", "--threads=1",
+                           "--algorithm=depthwise", "--benchmark_min_time=0.001"});
+  EXPECT_EQ(run.exit_code, 1);
+  EXPECT_THAT(run.out + run.err, HasSubstr("depthwise does not do forward"));
+}
+
+TEST(BenchLayers, BadUsageExitsWith2AndNamesTheFlag) {
+  const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
+      {{"--layers=conv3d"}, "--layers"},
+      {{"--layers="}, "--layers"},
+      {{"--shapes=big"}, "--shapes"},
+      {{"--shapes="}, "--shapes"},
+      {{"--layers=conv2d", "--shapes=n1c8h6w6k8r7s1p0"}, "--shapes"},
+      {{"--layers=relu", "--shapes=n0c8h6w6"}, "--shapes"},
+      {{"--layers=relu", "--shapes=n1000c1000h1000w1000"}, "--shapes"},
+      {{"--impl=fast"}, "--impl"},
+      {{"--algorithm=fft"}, "--algorithm"},
+      {{"--layers=relu", "--algorithm=direct"}, "--algorithm"},
+      {{"--threads=none"}, "--threads"},
+      {{"--target=neon"}, "--target"},
+      {{"--image_size=2"}, "--image_size"},
+      {{"--benchmark_format=xml"}, "--benchmark_format"},
+      {{"--benchmark_repetitions=many"}, "--benchmark_repetitions"},
+      {{"--benchmark_bogus=1"}, "--benchmark_bogus"},
+      {{"--bogus"}, "--bogus"},
+      {{"stray"}, "stray"},
+      {{"--layers=relu", "--benchmark_filter=nothing_like_it"}, "--benchmark_filter"},
+      {{"--layers=relu", "--benchmark_out=/nonexistent/folder/out.json"},
+       "/nonexistent/folder/out.json"},
+  };
+  for (const auto& [arguments, named] : cases) {
+    const ProgramRun run = RunProgram(kLayers, arguments);
+    EXPECT_EQ(run.exit_code, 2) << arguments[0];
+    EXPECT_THAT(run.err, HasSubstr(named));
+    EXPECT_LE(CountLines(run.err), 3) << run.err;
+    EXPECT_EQ(run.out, "") << arguments[0];
+  }
+}
+
+TEST(BenchLayers, ARunThatMatchesNothingLeavesNoFile) {
+  const std::string path = absl::StrCat(testing::TempDir(), "bench_out_", getpid(), ".json");
+  const ProgramRun run = RunProgram(
+      kLayers, {"--layers=relu", "--benchmark_filter=nothing_like_it", "--benchmark_out=" + path});
+  EXPECT_EQ(run.exit_code, 2);
+  EXPECT_NE(access(path.c_str(), F_OK), 0);
+}
+
+TEST(BenchPrograms, HelpListsOurFlagsAndGoogleBenchmarks) {
+  for (const char* program : {kLayers, kModels}) {
+    const ProgramRun run = RunProgram(program, {"--help"});
+    EXPECT_EQ(run.exit_code, 0);
+    for (const char* flag : {"--impl", "--threads", "--target", "--image_size", "--num_classes",
+                             "--benchmark_filter", "--benchmark_out"}) {
+      EXPECT_THAT(run.out, HasSubstr(flag));
+    }
+    EXPECT_EQ(run.err, "");
+  }
+}
+
+TEST(BenchModels, PhasesCountersAndMemory) {
+  const auto json = RunJson(kModels, {"--models=mobilenetv1", "--batch=2", "--threads=2",
+                                      "--phases=inference,forward,backward,train_step"});
+  ExpectConditions(json);
+  const auto benchmarks = ByName(json);
+  EXPECT_EQ(benchmarks.size(), 4u);
+  for (const auto& [name, b] : benchmarks) {
+    SCOPED_TRACE(name);
+    for (const char* counter :
+         {"num_threads", "batch", "images_per_second", "gflops", "executed_gflops", "peak_fraction",
+          "peak_bytes", "weight_bytes", "gradient_bytes", "optimizer_bytes", "activation_bytes",
+          "workspace_bytes"}) {
+      EXPECT_TRUE(b.contains(counter)) << counter;
+    }
+    EXPECT_EQ(b.at("num_threads"), 2.0);
+    EXPECT_EQ(b.at("batch"), 2.0);
+    if (MallocCallsAreCounted()) {
+      EXPECT_EQ(b.at("allocs_per_step"), 0.0);
+    }
+    // 3,217,226 parameters and the running statistics of 10,944 channels.
+    EXPECT_GE(b.at("weight_bytes"), 4.0 * (3217226 + 2 * 10944));
+    EXPECT_GE(b.at("peak_bytes").get<double>(),
+              b.at("weight_bytes").get<double>() + b.at("activation_bytes").get<double>());
+  }
+  const auto& step = benchmarks.at("train_step/mobilenetv1/f32/optimized/batch:2/threads:2");
+  const double seconds = step.at("real_time").get<double>() * 1e-3;
+  EXPECT_EQ(step.at("time_unit"), "ms");
+  EXPECT_NEAR(step.at("images_per_second").get<double>() * seconds, 2, 1e-5);
+  EXPECT_NEAR(step.at("gflops").get<double>() * seconds, 2 * 3 * 2 * 0.046354432, 1e-5);
+  EXPECT_GE(step.at("optimizer_bytes"), 4.0 * 3217226);
+  const auto& inference = benchmarks.at("inference/mobilenetv1/f32/optimized/batch:2/threads:2");
+  EXPECT_EQ(inference.at("optimizer_bytes"), 0.0);
+  EXPECT_EQ(inference.at("gradient_bytes"), 0.0);
+  EXPECT_LT(inference.at("activation_bytes"), step.at("activation_bytes"));
+  const auto& backward = benchmarks.at("backward/mobilenetv1/f32/optimized/batch:2/threads:2");
+  EXPECT_GE(backward.at("gradient_bytes"), 4.0 * 3217226) << "all are kept";
+}
+
+TEST(BenchModels, ReferenceRunsOnOneThread) {
+  const auto benchmarks =
+      ByName(RunJson(kModels, {"--models=mobilenetv1", "--batch=2", "--threads=1,2",
+                               "--impl=reference", "--phases=inference"}));
+  ASSERT_EQ(benchmarks.size(), 1u);
+  EXPECT_EQ(benchmarks.begin()->first, "inference/mobilenetv1/f32/reference/batch:2/threads:1");
+  EXPECT_EQ(benchmarks.begin()->second.at("num_threads"), 1.0);
+}
+
+TEST(BenchModels, TraceAndProfile) {
+  const std::string path = absl::StrCat(testing::TempDir(), "bench_trace_", getpid(), ".json");
+  const ProgramRun run =
+      RunProgram(kModels, {"--models=mobilenetv1", "--batch=2", "--threads=1", "--profile",
+                           "--trace=" + path, "--benchmark_min_time=0.001"});
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_THAT(run.out, HasSubstr("Profile of train_step/mobilenetv1/f32/optimized/batch:2"));
+  EXPECT_THAT(run.out, HasSubstr("blocks.0.0.conv_dw"));
+  const auto text = ReadFile(path);
+  ASSERT_TRUE(text.ok()) << text.status();
+  std::remove(path.c_str());
+  const auto trace = nlohmann::json::parse(*text);
+  bool step = false, memory = false;
+  for (const auto& event : trace.at("traceEvents")) {
+    step |= event.at("ph") == "X" &&
+            absl::StrContains(event.at("name").get<std::string>(), "blocks.0.0.conv_dw");
+    memory |= event.at("ph") == "C" && event.at("name") == "memory";
+  }
+  EXPECT_TRUE(step);
+  EXPECT_TRUE(memory);
+}
+
+TEST(BenchModels, BadUsageExitsWith2AndNamesTheFlag) {
+  const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
+      {{"--models=alexnet"}, "--models"},
+      {{"--batch=0"}, "--batch"},
+      {{"--batch=8,x"}, "--batch"},
+      {{"--batch=100000000000"}, "--batch"},
+      {{"--batch=10000000"}, "--batch"},
+      {{"--batch=1000000", "--impl=reference"}, "--batch"},
+      {{"--phases=sleep"}, "--phases"},
+      {{"--precision=bf16"}, "--precision"},
+      {{"--impl=onednn"}, "--impl"},
+      {{"--fusion=perhaps"}, "--fusion"},
+      {{"--winograd=2"}, "--winograd"},
+      {{"--update=never"}, "--update"},
+      {{"--update=fused,after_backward"}, "--update"},
+      {{"--memory_limit=lots"}, "--memory_limit"},
+      {{"--memory_limit=1M"}, "at least"},
+      {{"--image_size=4"}, "--image_size"},
+      {{"--trace=/nonexistent/folder/trace.json"}, "/nonexistent/folder/trace.json"},
+      {{"--threads=5000"}, "--threads"},
+  };
+  for (const auto& [arguments, named] : cases) {
+    const ProgramRun run = RunProgram(kModels, arguments);
+    EXPECT_EQ(run.exit_code, 2) << arguments[0];
+    EXPECT_THAT(run.err, HasSubstr(named));
+    EXPECT_LE(CountLines(run.err), 3) << run.err;
+    EXPECT_EQ(run.out, "") << arguments[0];
+  }
+}
+
+}  // namespace
+}  // namespace classicnn
