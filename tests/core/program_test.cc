@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -55,6 +56,13 @@ Outcome Parse(std::vector<std::string> arguments, std::vector<std::string> witho
     dup2(out[1], 1);
     dup2(err[1], 2);
     for (const int fd : {out[0], out[1], err[0], err[1]}) close(fd);
+    // Leave before the leak check of sanitizers, which looks for the parent's other threads.
+    on_exit(
+        [](int code, void*) {
+          std::fflush(nullptr);
+          _exit(code);
+        },
+        nullptr);
     arguments.insert(arguments.begin(), "program");
     std::vector<char*> argv;
     for (std::string& a : arguments) argv.push_back(a.data());

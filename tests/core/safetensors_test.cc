@@ -2,7 +2,7 @@
 
 #include <cstdio>
 #include <cstring>
-#include <functional>
+#include <fstream>
 #include <limits>
 #include <string>
 
@@ -24,7 +24,7 @@ class SafetensorsTest : public testing::Test {
   void TearDown() override { std::remove(path_.c_str()); }
 
   absl::StatusOr<SafetensorsFile> OpenContents(const std::string& contents) {
-    EXPECT_TRUE(WriteFileAtomically(path_, contents).ok());
+    std::ofstream(path_, std::ios::binary) << contents;  // thousands of times: without syncing
     return SafetensorsFile::Open(path_);
   }
   static std::string WithHeader(const std::string& header, const std::string& data) {
@@ -231,9 +231,9 @@ TEST_F(SafetensorsTest, AnyFlippedHeaderBitIsReadOrRefusedButNeverTrusted) {
     const auto file = OpenContents(broken);
     if (!file.ok()) continue;
     for (const auto& entry : file->entries()) {
-      int sum = 0;
-      for (const uint8_t byte : entry.bytes) sum += byte;  // must be readable
-      EXPECT_GE(sum, 0);
+      // Every byte can be read, which the address sanitizer watches, and is one that was written.
+      const std::string bytes(entry.bytes.begin(), entry.bytes.end());
+      EXPECT_NE(broken.find(bytes), std::string::npos);
     }
   }
 }
