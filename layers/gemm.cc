@@ -17,6 +17,34 @@ namespace HWY_NAMESPACE {
 
 GemmGeometry Geometry() { return {kGemmRows, static_cast<int64_t>(hn::Lanes(GemmTag()))}; }
 
+// to[r * to_stride + j] = from[j * from_stride + r] for r in [0, kLineFloats), j in [0, 4).
+HWY_INLINE void Transpose4(const float* HWY_RESTRICT from, int64_t from_stride,
+                           float* HWY_RESTRICT to, int64_t to_stride) {
+  // The lines are far apart, too many streams for hardware to prefetch.
+  for (int64_t j = 0; j < 4; ++j) hwy::Prefetch(from + j * from_stride + 4 * kLineFloats);
+#if HWY_TARGET == HWY_SCALAR
+  for (int64_t r = 0; r < kLineFloats; ++r) {
+    for (int64_t j = 0; j < 4; ++j) to[r * to_stride + j] = from[j * from_stride + r];
+  }
+#else
+  const hn::FixedTag<float, 4> d;
+  for (int64_t r = 0; r < kLineFloats; r += 4) {
+    const auto a0 = hn::LoadU(d, from + r);
+    const auto a1 = hn::LoadU(d, from + from_stride + r);
+    const auto a2 = hn::LoadU(d, from + 2 * from_stride + r);
+    const auto a3 = hn::LoadU(d, from + 3 * from_stride + r);
+    const auto low01 = hn::InterleaveLower(d, a0, a1);  // a0[0] a1[0] a0[1] a1[1]
+    const auto low23 = hn::InterleaveLower(d, a2, a3);
+    const auto high01 = hn::InterleaveUpper(d, a0, a1);  // a0[2] a1[2] a0[3] a1[3]
+    const auto high23 = hn::InterleaveUpper(d, a2, a3);
+    hn::StoreU(hn::ConcatLowerLower(d, low23, low01), d, to + r * to_stride);
+    hn::StoreU(hn::ConcatUpperUpper(d, low23, low01), d, to + (r + 1) * to_stride);
+    hn::StoreU(hn::ConcatLowerLower(d, high23, high01), d, to + (r + 2) * to_stride);
+    hn::StoreU(hn::ConcatUpperUpper(d, high23, high01), d, to + (r + 3) * to_stride);
+  }
+#endif
+}
+
 void PackPanel(const float* HWY_RESTRICT b, int64_t row_stride, int64_t column_stride,
                int64_t depth, int64_t columns, float* HWY_RESTRICT packed) {
   const GemmTag d;
@@ -30,16 +58,20 @@ void PackPanel(const float* HWY_RESTRICT b, int64_t row_stride, int64_t column_s
     }
     return;
   }
-  // A few rows at a time, so that transposing keeps the lines it writes in the nearest cache.
-  constexpr int64_t kRowsAtOnce = 16;
-  for (int64_t begin = 0; begin < depth; begin += kRowsAtOnce) {
-    const int64_t end = std::min(depth, begin + kRowsAtOnce);
-    for (int64_t j = 0; j < columns; ++j) {
-      const float* HWY_RESTRICT from = b + j * column_stride;
-      for (int64_t i = begin; i < end; ++i) packed[i * width + j] = from[i * row_stride];
+  // A line of each column at a time.
+  for (int64_t i = 0; i < depth; i += kLineFloats) {
+    const int64_t rows = std::min(depth - i, kLineFloats);
+    float* HWY_RESTRICT to = packed + i * width;
+    int64_t j = 0;
+    if (row_stride == 1 && rows == kLineFloats) {
+      for (; j + 4 <= columns; j += 4) {
+        Transpose4(b + j * column_stride + i, column_stride, to + j, width);
+      }
     }
-    for (int64_t i = begin; i < end; ++i) {
-      for (int64_t j = columns; j < width; ++j) packed[i * width + j] = 0.0f;
+    for (; j < width; ++j) {
+      for (int64_t r = 0; r < rows; ++r) {
+        to[r * width + j] = j < columns ? b[(i + r) * row_stride + j * column_stride] : 0.0f;
+      }
     }
   }
 }
