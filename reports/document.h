@@ -49,7 +49,7 @@ using Block = std::variant<Paragraph, List, Table, Chart>;
 struct Section {
   std::string id;
   std::string title;
-  std::vector<Block> blocks;
+  std::vector<Block> blocks = {};
 
   void Text(std::string text) { blocks.push_back(Paragraph{std::move(text)}); }
 };

@@ -41,6 +41,10 @@ struct MeasureOptions {
   static MeasureOptions ForMode(const std::string& mode, int threads);
 };
 
+// Builds and plans everything without measuring or allocating it: what Measure would refuse,
+// refused at once. InvalidArgument names the model.
+absl::Status CheckMeasurable(const MeasureOptions& options);
+
 // InvalidArgument or ResourceExhausted where a model cannot be built, planned or given memory.
 absl::StatusOr<Results> Measure(const MeasureOptions& options, Progress* progress);
 

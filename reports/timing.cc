@@ -42,11 +42,8 @@ void from_json(const nlohmann::json& j, Timing& timing) {
   }
 }
 
-double NoiseOfDifference(const Timing& before, const Timing& after) {
-  const auto spread = [](const Timing& t) {
-    return t.samples.size() < 2 ? 0.1 * t.median() : t.spread();
-  };
-  return std::max(spread(before) + spread(after), 0.02 * before.median());
+double RelativeNoise(const Timing& timing) {
+  return timing.samples.size() < 2 ? 0.1 : std::max(0.01, timing.relative_spread());
 }
 
 double GeometricMean(const std::vector<double>& values) {

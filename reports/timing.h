@@ -28,10 +28,10 @@ struct Timing {
 void to_json(nlohmann::json& j, const Timing& timing);
 void from_json(const nlohmann::json& j, Timing& timing);
 
-// Noise that a comparison of two medians must allow for: both spreads, and at least 2% of the
-// first (clock speeds wander by that much between runs even where samples of one run agree); a
-// single sample says nothing about its spread and counts as 10%.
-double NoiseOfDifference(const Timing& before, const Timing& after);
+// What the median may be off by, relative to it: the spread, and at least 1% (clock speeds wander
+// by that much between runs even where the samples of one run agree). A single sample says nothing
+// about its spread and counts as 10%.
+double RelativeNoise(const Timing& timing);
 
 // Geometric mean of positive values; 0 without any.
 double GeometricMean(const std::vector<double>& values);

@@ -1,0 +1,99 @@
+#include "reports/training_runs.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "core/file.h"
+#include "nlohmann/json.hpp"
+
+namespace classicnn {
+namespace {
+
+// A text of config.json: at the top or in one of its objects ("flags").
+std::string FindText(const nlohmann::json& config, const char* key) {
+  const auto text = [](const nlohmann::json& value) {
+    return value.is_string() ? value.get<std::string>() : value.dump();
+  };
+  if (config.contains(key) && !config[key].is_object()) return text(config[key]);
+  for (const auto& [name, value] : config.items()) {
+    if (value.is_object() && value.contains(key) && !value[key].is_object()) {
+      return text(value[key]);
+    }
+  }
+  return "";
+}
+
+TrainedEpoch ParseEpoch(const nlohmann::json& j) {
+  TrainedEpoch e;
+  e.epoch = j.at("epoch").get<int64_t>();
+  e.train_loss = j.value("train_loss", 0.0);
+  e.train_accuracy = j.value("train_accuracy", 0.0);
+  const auto test = j.find("test_accuracy");
+  if (test != j.end() && test->is_number()) {
+    e.test_accuracy = test->get<double>();
+    const auto loss = j.find("test_loss");
+    if (loss != j.end() && loss->is_number()) e.test_loss = loss->get<double>();
+  }
+  e.images_per_second = j.value("images_per_second", 0.0);
+  e.seconds = j.value("seconds", 0.0);
+  return e;
+}
+
+}  // namespace
+
+const TrainedEpoch* TrainingRun::last() const {
+  for (auto it = epochs.rbegin(); it != epochs.rend(); ++it) {
+    if (it->test_accuracy >= 0) return &*it;
+  }
+  return nullptr;
+}
+
+const TrainedEpoch* TrainingRun::best() const {
+  const auto it = std::max_element(epochs.begin(), epochs.end(), [](const auto& a, const auto& b) {
+    return a.test_accuracy < b.test_accuracy;
+  });
+  return it == epochs.end() || it->test_accuracy < 0 ? nullptr : &*it;
+}
+
+absl::StatusOr<TrainingRun> ReadTrainingRun(const std::string& folder) {
+  TrainingRun run;
+  run.path = folder;
+  const std::string config_path = absl::StrCat(folder, "/config.json");
+  const absl::StatusOr<std::string> config_text = ReadFile(config_path);
+  if (!config_text.ok()) return config_text.status();
+  const nlohmann::json config = nlohmann::json::parse(*config_text, nullptr, false);
+  if (config.is_discarded() || !config.is_object()) {
+    return absl::InvalidArgumentError(absl::StrCat("'", config_path, "' is not a JSON object"));
+  }
+  run.model = FindText(config, "model");
+  if (run.model.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat("'", config_path, "' names no model"));
+  }
+  run.data = FindText(config, "data");
+  run.augment = FindText(config, "augment");
+  run.recipe = FindText(config, "recipe");
+
+  const std::string metrics_path = absl::StrCat(folder, "/metrics.jsonl");
+  const absl::StatusOr<std::string> metrics = ReadFile(metrics_path);
+  if (!metrics.ok()) return metrics.status();
+  const std::vector<std::string> lines = absl::StrSplit(*metrics, '\n');
+  for (size_t i = 0; i < lines.size(); ++i) {
+    if (lines[i].empty()) continue;
+    const nlohmann::json j = nlohmann::json::parse(lines[i], nullptr, false);
+    if (j.is_discarded() && i + 1 == lines.size()) break;  // no newline behind it yet
+    const auto error = [&](absl::string_view what) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("'", metrics_path, "' line ", i + 1, ": ", what));
+    };
+    if (j.is_discarded() || !j.is_object()) return error("not a JSON object");
+    try {
+      if (j.value("kind", "") == "epoch") run.epochs.push_back(ParseEpoch(j));
+    } catch (const nlohmann::json::exception& e) {
+      return error(e.what());
+    }
+  }
+  return run;
+}
+
+}  // namespace classicnn

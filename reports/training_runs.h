@@ -1,0 +1,42 @@
+// Accuracies from the folders that cnn-train writes.
+#ifndef CLASSICNN_REPORTS_TRAINING_RUNS_H_
+#define CLASSICNN_REPORTS_TRAINING_RUNS_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace classicnn {
+
+struct TrainedEpoch {
+  int64_t epoch = 0;
+  double train_loss = 0, train_accuracy = 0;
+  double test_loss = 0, test_accuracy = -1;  // below 0: not evaluated in this epoch
+  double images_per_second = 0, seconds = 0;
+};
+
+struct TrainingRun {
+  std::string path;
+  std::string model;
+  std::string data;     // --data as it was given
+  std::string augment;  // "none", "crop,flip", ...
+  std::string recipe;   // empty without one
+  std::vector<TrainedEpoch> epochs;
+
+  bool augmented() const { return !augment.empty() && augment != "none"; }
+  // The last evaluated epoch, what reports quote; null where no epoch was evaluated.
+  const TrainedEpoch* last() const;
+  // The best of all evaluated epochs: chosen on the test set.
+  const TrainedEpoch* best() const;
+};
+
+// Reads config.json and metrics.jsonl of a run's folder. InvalidArgument or NotFound names the
+// file, and for metrics.jsonl the line. A half-written last line (the run is still going) is left
+// out.
+absl::StatusOr<TrainingRun> ReadTrainingRun(const std::string& folder);
+
+}  // namespace classicnn
+
+#endif  // CLASSICNN_REPORTS_TRAINING_RUNS_H_

@@ -1,0 +1,118 @@
+#include "reports/document.h"
+
+#include <regex>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "reports/format.h"
+#include "reports/sections.h"
+#include "tests/reports/fixtures.h"
+
+namespace classicnn {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+TEST(MarkdownTableTest, AlignsAndEscapes) {
+  Table t;
+  t.header = {"name", "µs"};
+  t.rows = {{"a|b", "12"}, {"longer name", {"3", "−1.0%", Tone::kGood}}};
+  EXPECT_EQ(MarkdownTable(t),
+            "| name        |        µs |\n"
+            "| ----------- | --------: |\n"
+            "| a\\|b        |        12 |\n"
+            "| longer name | 3 (−1.0%) |\n");
+}
+
+TEST(InlineHtmlTest, EscapesBeforeItMarksCode) {
+  EXPECT_EQ(InlineHtml("a <b> & `x < \"y\"`"),
+            "a &lt;b&gt; &amp; <code>x &lt; &quot;y&quot;</code>");
+}
+
+Document OneOfEach() {
+  Document d;
+  d.title = "<title>";
+  d.subtitle = "<i>sub</i>";
+  d.facts = {{"<1>", "fact & co"}};
+  Section s{"id", "Sect<ion>"};
+  s.Text("para <b>");
+  s.blocks.push_back(List{{"item <li>"}});
+  Table t;
+  t.caption = "cap <c>";
+  t.header = {"h<1>"};
+  t.rows = {{"cell <script>alert(1)</script>"}};
+  s.blocks.push_back(t);
+  Chart c;
+  c.id = "c1";
+  c.caption = "chart <c>";
+  c.config = {{"note", "</script><script>alert(2)"}};
+  s.blocks.push_back(c);
+  d.sections = {s};
+  return d;
+}
+
+TEST(RenderHtmlTest, EscapesEveryText) {
+  const std::string html = RenderHtml(OneOfEach());
+  EXPECT_THAT(html, Not(HasSubstr("alert(1)</script>")));
+  EXPECT_THAT(html, Not(HasSubstr("</script><script>alert(2)")));
+  EXPECT_THAT(html, HasSubstr("cell &lt;script&gt;alert(1)&lt;/script&gt;"));
+  for (const char* raw :
+       {"<i>sub", "Sect<ion>", "para <b>", "item <li>", "cap <c>", "chart <c>", "h<1>", "<b><1>"}) {
+    EXPECT_THAT(html, Not(HasSubstr(raw)));
+  }
+  EXPECT_THAT(html, HasSubstr("Sect&lt;ion&gt;"));
+  EXPECT_THAT(html, Not(HasSubstr("{{"))) << "an unrendered tag";
+}
+
+TEST(RenderMarkdownTest, HasEverySectionAndTable) {
+  const std::string text = RenderMarkdown(OneOfEach());
+  EXPECT_THAT(text, HasSubstr("## Sect<ion>"));
+  EXPECT_THAT(text, HasSubstr("- item <li>"));
+  EXPECT_THAT(text, HasSubstr("| h<1> "));
+  EXPECT_THAT(text, HasSubstr("- **<1>** fact & co"));
+}
+
+TEST(ReportTest, HoldsEverySectionAndNoOutsideResource) {
+  ReportInput input;
+  input.results = MakeResults();
+  const Document d = BuildDocument(input);
+  const std::string html = RenderHtml(d);
+  for (const char* id : {"overview", "conditions", "comparison", "types", "layers", "memory",
+                         "roofline", "scaling", "reference", "innovations", "claims", "reading"}) {
+    EXPECT_THAT(html, HasSubstr(std::string("<section id=\"") + id + "\">")) << id;
+  }
+  EXPECT_THAT(html, Not(HasSubstr("<section id=\"accuracy\">")));
+  EXPECT_FALSE(std::regex_search(
+      html, std::regex("(src|href)=[\"']?(https?:)?//|@import|url\\((['\"]?)https?:")));
+  EXPECT_THAT(html, HasSubstr("A CPU &lt;of&gt; test &amp; &quot;quotes&quot;"));
+  EXPECT_THAT(RenderMarkdown(d), HasSubstr("DenseNet-121 has 549 connections"));
+}
+
+TEST(ReportTest, ShowsChangesAgainstABaseline) {
+  ReportInput input;
+  input.results = MakeResults();
+  Results before = MakeResults();
+  before.models["vgg16"].train_step.seconds.samples = {0.6, 0.6, 0.6};
+  input.comparison = Comparison(before, input.results);
+  input.baseline_path = "before.json";
+  const std::string text = RenderMarkdown(BuildDocument(input));
+  EXPECT_THAT(text, HasSubstr("Changes against the baseline"));
+  EXPECT_THAT(text, HasSubstr("−50.0%"));
+}
+
+TEST(FormatTest, Figures) {
+  EXPECT_EQ(FormatCount(14986698), "14,986,698");
+  EXPECT_EQ(FormatCount(-1000), "−1,000");
+  EXPECT_EQ(FormatCount(12), "12");
+  EXPECT_EQ(FormatScaled(14986698), "15.0 M");
+  EXPECT_EQ(FormatScaled(535), "535");
+  EXPECT_EQ(FormatSeconds(0.0123), "12.3 ms");
+  EXPECT_EQ(FormatSeconds(1.5), "1.50 s");
+  EXPECT_EQ(FormatDigits(1234.5, 3), "1234");
+  EXPECT_EQ(FormatPercent(0.123), "12.3%");
+  EXPECT_EQ(FormatSignedPercent(-0.034), "−3.4%");
+}
+
+}  // namespace
+}  // namespace classicnn

@@ -1,0 +1,91 @@
+#include "reports/results.h"
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/reports/fixtures.h"
+
+namespace classicnn {
+namespace {
+
+using ::testing::DoubleNear;
+using ::testing::HasSubstr;
+
+TEST(TimingTest, MedianAndSpreadOfFewSamples) {
+  Timing t;
+  EXPECT_EQ(t.median(), 0);
+  t.samples = {3};
+  EXPECT_EQ(t.median(), 3);
+  EXPECT_EQ(t.spread(), 0);
+  t.samples = {3, 1, 2};
+  EXPECT_EQ(t.median(), 2);
+  EXPECT_THAT(t.spread(), DoubleNear(0.8, 1e-12));  // quantiles 1.2 and 2.8
+  t.samples = {4, 1, 2, 3};
+  EXPECT_EQ(t.median(), 2.5);
+}
+
+TEST(TimingTest, NoiseIsNeverNothing) {
+  Timing one;
+  one.samples = {5};
+  EXPECT_EQ(RelativeNoise(one), 0.1);
+  Timing same;
+  same.samples = {5, 5, 5};
+  EXPECT_EQ(RelativeNoise(same), 0.01);
+}
+
+TEST(TimingTest, GeometricMean) {
+  EXPECT_THAT(GeometricMean({1, 10, 100}), DoubleNear(10, 1e-9));
+  EXPECT_EQ(GeometricMean({}), 0);
+}
+
+TEST(ResultsTest, RoundTripKeepsEverything) {
+  const nlohmann::json written = MakeResults();
+  const absl::StatusOr<Results> read = ParseResults("results.json", written.dump());
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(nlohmann::json(*read), written);
+  EXPECT_EQ(read->PeaksAt(2).fma_flops, 1e11);
+  EXPECT_EQ(read->PeaksAt(7).fma_flops, 0);
+}
+
+TEST(ResultsTest, HoldsTheKeysOfTheSchema) {
+  const nlohmann::json j = MakeResults();
+  for (const char* key : {"schema", "machine", "build", "models"}) EXPECT_TRUE(j.contains(key));
+  const nlohmann::json& model = j["models"]["resnet18"];
+  for (const char* key :
+       {"parameters", "macs", "weight_bytes", "train_step", "inference", "memory", "layers"}) {
+    EXPECT_TRUE(model.contains(key)) << key;
+  }
+  const nlohmann::json& seconds = model["train_step"]["seconds"];
+  EXPECT_EQ(seconds["samples"].size(), 3u);
+  EXPECT_EQ(seconds["median"], 0.5);
+  EXPECT_THAT(seconds["spread"].get<double>(), DoubleNear(0.008, 1e-9));
+}
+
+void ExpectRefused(const std::string& text, const std::string& what) {
+  const absl::StatusOr<Results> r = ParseResults("some/file.json", text);
+  ASSERT_FALSE(r.ok());
+  EXPECT_EQ(r.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(r.status().message()), HasSubstr("some/file.json"));
+  EXPECT_THAT(std::string(r.status().message()), HasSubstr(what));
+}
+
+TEST(ResultsTest, RefusesWhatItDidNotWrite) {
+  ExpectRefused("", "not a JSON object");
+  ExpectRefused("[1, 2]", "not a JSON object");
+  ExpectRefused("{}", "schema");
+  ExpectRefused(R"({"schema": "other"})", "schema");
+  nlohmann::json j = MakeResults();
+  j["models"]["vgg16"].erase("train_step");
+  ExpectRefused(j.dump(), "train_step");
+  j = MakeResults();
+  j["models"]["vgg16"]["train_step"]["seconds"]["samples"] = {"soon"};
+  ExpectRefused(j.dump(), "");
+  j = MakeResults();
+  j["models"]["vgg16"]["train_step"]["seconds"]["samples"] = {-1.0};
+  ExpectRefused(j.dump(), "seconds");
+  j = MakeResults();
+  j["models"].erase("vgg16");
+  ExpectRefused(j.dump(), "vgg16");
+}
+
+}  // namespace
+}  // namespace classicnn

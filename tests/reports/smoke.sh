@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# usage: smoke.sh CNN_REPORT FOLDER   Runs the program as users do: a report, then what it refuses.
+set -euo pipefail
+program="$1"
+folder="$2"
+rm -rf "$folder"
+mkdir -p "$folder"
+export CLASSICNN_PEAKS_CACHE="$folder/peaks.json"
+
+fail() { echo "smoke: $*" >&2; exit 1; }
+
+out="$folder/report"
+"$program" --quick --models=mobilenetv1 --batch=2 --threads=1 --out="$out" >"$folder/stdout" ||
+  fail "cnn-report exited with $?"
+for name in index.html report.md results.json; do
+  [[ -s "$out/$name" ]] || fail "$name is missing or empty"
+  grep -q "$out/$name" "$folder/stdout" || fail "$name is not named on stdout"
+done
+grep -q '^| mobilenetv1 ' "$folder/stdout" || fail "no comparison table on stdout"
+[[ "$(ls "$out")" == $'index.html\nreport.md\nresults.json' ]] || fail "other files: $(ls "$out")"
+if grep -qE "(src|href)=[\"']?(https?:)?//|@import|url\(['\"]?https?:" "$out/index.html"; then
+  fail "index.html refers to a resource outside of itself"
+fi
+grep -q '"schema":"classicnn-results-1"' "$out/results.json" || fail "results.json has no schema"
+
+# Against itself nothing is a regression; a gate that nothing can pass is not possible to state.
+"$program" --quick --models=mobilenetv1 --batch=2 --threads=1 --out="$folder/again" \
+  --baseline="$out/results.json" --fail_above=400 >/dev/null || fail "a gate of 400% failed"
+grep -q 'Changes against the baseline' "$folder/again/report.md" || fail "no changes shown"
+
+# refuse WHAT_STDERR_NAMES ARGUMENT...
+refuse() {
+  local named="$1" status=0
+  shift
+  "$program" "$@" --out="$folder/refused" >/dev/null 2>"$folder/stderr" || status=$?
+  [[ "$status" == 2 ]] || fail "'$*' exited with $status, not 2"
+  grep -qF -e "$named" "$folder/stderr" || fail "'$*' does not name $named: $(cat "$folder/stderr")"
+  (($(wc -l <"$folder/stderr") <= 3)) || fail "'$*' takes more than three lines"
+  [[ ! -e "$folder/refused" ]] || fail "'$*' left $(ls -A "$folder/refused")"
+}
+echo '{}' >"$folder/bad.json"
+refuse --batch --batch=0
+refuse --models --models=alexnet
+refuse --nonsense --nonsense
+refuse --fail_above --fail_above=5
+refuse --quick --quick --full
+refuse "$folder/bad.json" --baseline="$folder/bad.json"
+refuse "$folder/none.json" --baseline="$folder/none.json"
+refuse "$folder/bad.json" --peer="$folder/bad.json"
+refuse "$folder/none" --runs="$folder/none"
+refuse "$out/results.json" --baseline="$out/results.json" --batch=3 --threads=1
+refuse --image_size --image_size=0
+refuse vgg16 --models=vgg16 --image_size=16
+status=0
+"$program" --quick --models=mobilenetv1 --out=/proc/nowhere 2>"$folder/stderr" || status=$?
+[[ "$status" == 2 ]] || fail "an output folder that cannot be written exited with $status"
+grep -q /proc/nowhere "$folder/stderr" || fail "the output folder is not named"
+echo "smoke: fine"
