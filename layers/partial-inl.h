@@ -99,6 +99,18 @@ HWY_INLINE void StoreBytes(VI v, uint8_t* p, int64_t count, int64_t room) {
 // max(0, v); NaN stays NaN.
 HWY_INLINE VF ReluOf(VF v) { return hn::IfThenZeroElse(hn::Lt(v, hn::Zero(DF())), v); }
 
+// v where the mask holds, else 0. Compilers turn AVX-512's IfThenElseZero of a load into a masked
+// load, which cannot start before the mask is known: two cache misses then come one after the
+// other. A mask widened to a vector leaves the load alone.
+template <class M>
+HWY_INLINE VF KeepWhere(M mask, VF v) {
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
+  return hn::And(hn::VecFromMask(DF(), mask), v);
+#else
+  return hn::IfThenElseZero(mask, v);
+#endif
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace classicnn
 HWY_AFTER_NAMESPACE();

@@ -39,7 +39,7 @@ HWY_INLINE VF Passed(VF x, VF dy, const float* scale, const float* shift) {
   if (!kRelu) return dy;
   const DF d;
   const VF y = hn::MulAdd(x, hn::LoadU(d, scale), hn::LoadU(d, shift));
-  return hn::IfThenElseZero(hn::Gt(y, hn::Zero(d)), dy);
+  return KeepWhere(hn::Gt(y, hn::Zero(d)), dy);
 }
 
 // Adds g and g * (x - mean) of kRows rows to the sums of one vector of channels. The sums have room

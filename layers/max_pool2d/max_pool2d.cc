@@ -203,7 +203,7 @@ HWY_INLINE void GatherVector(const float* dy, int64_t dy_pixel_stride, const uin
       const VI winner = LoadBytes(argmax + window * channels, count, room - window * channels);
       const auto won = hn::RebindMask(DF(), hn::Eq(winner, expected));
       const VF g = LoadLanes<kTail>(dy + window * dy_pixel_stride, count);
-      sum = hn::Add(sum, hn::IfThenElseZero(won, g));
+      sum = hn::Add(sum, KeepWhere(won, g));
     }
   }
   if (accumulate) sum = hn::Add(LoadLanes<kTail>(dx, count), sum);
@@ -269,7 +269,7 @@ HWY_INLINE void ScatterVector(const float* dy, const uint8_t* argmax, int64_t ke
     for (int64_t s = 0; s < size; ++s) {
       float* const to = dx + r * row_stride + s * pixel_stride;
       const VI tap = hn::Set(DI(), static_cast<int32_t>(r * size + s));
-      VF v = hn::IfThenElseZero(hn::RebindMask(DF(), hn::Eq(winner, tap)), g);
+      VF v = KeepWhere(hn::RebindMask(DF(), hn::Eq(winner, tap)), g);
       if (accumulate) v = hn::Add(LoadLanes<kTail>(to, count), v);
       StoreLanes<kTail>(v, to, count);
     }

@@ -28,7 +28,7 @@ void ReluRows(int64_t rows, int64_t columns, const float* x, int64_t x_stride, f
 template <bool kAccumulate, bool kTail>
 HWY_INLINE void ReluBackwardVector(const float* y, const float* dy, float* dx, int64_t count) {
   const auto passed = hn::Gt(LoadLanes<kTail>(y, count), hn::Zero(DF()));
-  VF g = hn::IfThenElseZero(passed, LoadLanes<kTail>(dy, count));
+  VF g = KeepWhere(passed, LoadLanes<kTail>(dy, count));
   if (kAccumulate) g = hn::Add(LoadLanes<kTail>(dx, count), g);
   StoreLanes<kTail>(g, dx, count);
 }
