@@ -23,19 +23,18 @@ struct Cut {
   static constexpr int64_t kTileBytes = 256 << 10;
   static constexpr int64_t kPieces = 64;       // as many as threads should find work
   static constexpr int64_t kMinBlockRows = 6;  // smallest register block over all targets
-  static constexpr int64_t kMaxGatheredChannels = 8;
   static constexpr int64_t kMaxPixelsByPosition = 64;
   static constexpr int64_t kMinImagesByPosition = 8;
   static constexpr int64_t kMaxCopyBytes = 8 << 20;
 
   explicit Cut(const TapProductSize& size, bool allow_by_position = true)
-      : gather(size.in_channels <= kMaxGatheredChannels && size.num_taps > 1),
-        segments(gather ? 1 : size.num_taps),
-        depth(gather ? size.num_taps * size.in_channels : size.in_channels),
+      : num_taps(size.num_taps),
+        uses_runs(UsesTapRuns(size.num_taps, size.in_channels)),
+        max_gathered(uses_runs ? size.num_taps * size.in_channels : 0),
         copy_stride(DivideUp(size.in_channels, 16) * 16 + 16) {
     const int64_t in_pixels = size.in_h * size.in_w;
     copy_floats = size.images * in_pixels * copy_stride;
-    by_position = allow_by_position && !gather && size.num_taps > 1 &&
+    by_position = allow_by_position && !uses_runs && size.num_taps > 1 &&
                   in_pixels <= kMaxPixelsByPosition && size.images >= kMinImagesByPosition &&
                   copy_floats * 4 <= kMaxCopyBytes;
     if (by_position) {
@@ -52,11 +51,11 @@ struct Cut {
     tile_blocks = DivideUp(tile_rows, kMinBlockRows);
   }
 
-  bool gather;
-  int64_t segments;  // those of the product with the packed weights, and their depth
-  int64_t depth;
-  int64_t copy_stride;  // of a pixel; one line more than it needs, so that pixels spread over sets
-  int64_t copy_floats;  // 0 without a copy
+  int64_t num_taps;
+  bool uses_runs;
+  int64_t max_gathered;  // floats for each row
+  int64_t copy_stride;   // of a pixel; one line more than it needs, so that pixels spread over sets
+  int64_t copy_floats;   // 0 without a copy
   bool by_position;
   int64_t tile_rows;  // at most
   int64_t tiles;
@@ -67,17 +66,17 @@ struct Cut {
 struct TileScratch {
   TileScratch(const Cut& cut, Workspace* workspace)
       : blocks(workspace->Take<GemmBlock>(cut.tile_blocks)),
-        a(workspace->Take<const float*>(cut.tile_rows * cut.segments)),
+        a(workspace->Take<const float*>(cut.tile_rows * cut.num_taps)),
         out(workspace->Take<float*>(cut.tile_rows)),
-        segment(workspace->Take<int32_t>(cut.tile_blocks * cut.segments)),
-        gathered(cut.gather ? workspace->Take<float>(cut.tile_rows * cut.depth) : nullptr) {}
+        segment(workspace->Take<int32_t>(cut.tile_blocks * cut.num_taps)),
+        gathered(workspace->Take<float>(cut.tile_rows * cut.max_gathered)) {}
 
   static size_t Bytes(const Cut& cut) {
     return Workspace::BytesFor<GemmBlock>(cut.tile_blocks) +
-           Workspace::BytesFor<const float*>(cut.tile_rows * cut.segments) +
+           Workspace::BytesFor<const float*>(cut.tile_rows * cut.num_taps) +
            Workspace::BytesFor<float*>(cut.tile_rows) +
-           Workspace::BytesFor<int32_t>(cut.tile_blocks * cut.segments) +
-           (cut.gather ? Workspace::BytesFor<float>(cut.tile_rows * cut.depth) : 0);
+           Workspace::BytesFor<int32_t>(cut.tile_blocks * cut.num_taps) +
+           Workspace::BytesFor<float>(cut.tile_rows * cut.max_gathered);
   }
 
   GemmBlock* blocks;
@@ -186,10 +185,11 @@ bool InsideForAllTaps(const TapProduct& p, const Window& window, const Row* rows
 }
 
 // Fills the tables of a tile; returns the number of blocks.
-int64_t FillTile(const TapProduct& p, const Source& source, const Cut& cut, int64_t block_rows,
-                 const float* zeros, int64_t tile, const TileScratch& s) {
+int64_t FillTile(const TapProduct& p, const Source& source, const Cut& cut, const TapRuns& runs,
+                 int64_t block_rows, const float* zeros, int64_t tile, const TileScratch& s) {
   const float** a = s.a;
   int32_t* segment = s.segment;
+  float* gathered = s.gathered;
   const Window window(p);
   RowCursor cursor(p, source, cut, tile);
   const int64_t span_blocks = DivideUp(cursor.span_rows(), block_rows);
@@ -204,18 +204,21 @@ int64_t FillTile(const TapProduct& p, const Source& source, const Cut& cut, int6
       s.out[first + i] = cursor.out();
     }
     s.blocks[b] = {count, 0, a, segment, s.out + first};
-    if (cut.gather) {
-      const int64_t channels = p.in.c;
-      for (int64_t i = 0; i < count; ++i) {
-        float* to = s.gathered + (first + i) * cut.depth;
-        *a++ = to;
-        for (int64_t t = 0; t < p.num_taps; ++t, to += channels) {
-          const float* from = Under(p, source, block[i], p.taps[t]);
-          for (int64_t c = 0; c < channels; ++c) to[c] = from != nullptr ? from[c] : 0.0f;
+    if (cut.uses_runs) {
+      const int64_t depth = runs.length * p.in.c;
+      for (int64_t t = 0; t < p.num_taps; t += runs.length) {
+        bool any = false;
+        for (int64_t i = 0; i < count; ++i, gathered += depth) {
+          const float* from =
+              TapRunAt(p.in, p.taps + t, runs, block[i].origin, block[i].h, block[i].w, gathered);
+          any |= from != nullptr;
+          a[i] = from != nullptr ? from : zeros;
         }
+        if (!any) continue;
+        a += count;
+        *segment++ = static_cast<int32_t>(t / runs.length);
+        ++s.blocks[b].segments;
       }
-      *segment++ = 0;
-      s.blocks[b].segments = 1;
       continue;
     }
     if (InsideForAllTaps(p, window, block, count)) {
@@ -263,7 +266,7 @@ size_t TapProductWorkspaceBytes(const TapProductSize& size, int num_threads) {
   // Fewer taps may not go by position.
   const Cut cut(size);
   const Cut plain(size, /*allow_by_position=*/false);
-  return Workspace::BytesFor<float>(size.in_channels) +
+  return Workspace::BytesFor<float>(std::max(size.in_channels, cut.max_gathered)) +
          Workspace::BytesFor<float>(
              GemmPackedFloats(size.num_taps * size.in_channels, size.out_channels)) +
          Workspace::BytesFor<float>(cut.copy_floats) +
@@ -281,8 +284,10 @@ void RunTapProduct(const char* zone, const TapProduct& p, Workspace workspace, C
   const int64_t num_panels = geometry.num_panels(columns);
   const Cut cut({p.in.n, p.h, p.w, p.in.h, p.in.w, p.num_taps, channels, columns});
 
-  float* const zeros = workspace.Take<float>(channels);
-  std::memset(zeros, 0, static_cast<size_t>(channels) * sizeof(float));
+  const TapRuns runs = FindTapRuns(p.in, p.taps, p.num_taps);
+
+  float* const zeros = workspace.Take<float>(std::max(channels, cut.max_gathered));
+  std::fill(zeros, zeros + runs.length * channels, 0.0f);
   float* const packed = workspace.Take<float>(GemmPackedFloats(p.num_taps * channels, columns));
   ctx.ParallelFor(zone, num_panels * p.num_taps, [&](int64_t piece, int /*worker*/) {
     const int64_t panel = piece / p.num_taps;
@@ -309,10 +314,10 @@ void RunTapProduct(const char* zone, const TapProduct& p, Workspace workspace, C
     const int64_t tile = piece % cut.tiles;
     Workspace own{scratch + static_cast<size_t>(worker) * scratch_bytes, scratch_bytes};
     const TileScratch tables(cut, &own);
-    const int64_t num_blocks = FillTile(p, source, cut, geometry.rows, zeros, tile, tables);
+    const int64_t num_blocks = FillTile(p, source, cut, runs, geometry.rows, zeros, tile, tables);
     const int64_t first_panel = num_panels * group / groups;
     for (int64_t panel = first_panel; panel < num_panels * (group + 1) / groups; ++panel) {
-      GemmMultiply(tables.blocks, num_blocks, cut.depth,
+      GemmMultiply(tables.blocks, num_blocks, runs.length * channels,
                    GemmPanel(packed, geometry, p.num_taps * channels, panel), panel * width,
                    std::min(width, columns - panel * width), p.epilogue,
                    /*prefetch=*/p.num_taps == 1 && panel == first_panel);

@@ -19,14 +19,9 @@
 #include "core/context.h"
 #include "core/view.h"
 #include "layers/gemm.h"
+#include "layers/tap_runs.h"
 
 namespace classicnn {
-
-struct Tap {
-  int64_t h = 0;
-  int64_t w = 0;
-  int64_t weights = 0;  // offset of the tap's matrix
-};
 
 struct TapProduct {
   ConstTensor in;  // `in.c` channels are summed over

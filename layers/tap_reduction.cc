@@ -19,12 +19,13 @@ struct Cut {
   static constexpr int64_t kBlockPixels = 256;  // reduced at once, with sums in registers
   static constexpr int64_t kColumnRange = 64;   // least width worth a part of its own
   static constexpr int64_t kRowRange = 56;
-  static constexpr int64_t kMaxGatheredChannels = 8;
 
-  Cut(int64_t images, int64_t pixels, int64_t num_taps, int64_t channels, int64_t columns)
-      : gather(channels <= kMaxGatheredChannels && num_taps > 1),
-        segments(gather ? 1 : num_taps),
-        rows(gather ? num_taps * channels : channels),
+  // `run`: how many taps make a segment.
+  Cut(int64_t images, int64_t pixels, int64_t num_taps, int64_t run, int64_t channels,
+      int64_t columns)
+      : segments(num_taps / run),
+        rows(run * channels),
+        max_gathered(UsesTapRuns(num_taps, channels) ? num_taps * channels : 0),
         result_floats(num_taps * channels * columns) {
     while (2 * groups <= std::min(images, kPieces) &&
            (2 * groups - 1) * result_floats * 4 <= kMaxPartialBytes &&
@@ -45,9 +46,9 @@ struct Cut {
 
   int64_t parts() const { return tap_parts * column_parts * row_parts; }
 
-  bool gather;
-  int64_t segments;  // matrices of the result, each rows x columns: one for each tap
+  int64_t segments;  // matrices of the result, each rows x columns: one for each run of taps
   int64_t rows;
+  int64_t max_gathered;  // floats for each pixel
   int64_t result_floats;
   int64_t groups = 1;  // a power of two; the first sums into the result, the others into partials
   int64_t tap_parts;
@@ -62,17 +63,17 @@ struct BlockScratch {
   BlockScratch(const Cut& cut, Workspace* workspace)
       : steps(workspace->Take<OuterStep>(cut.block_pixels)),
         grad(workspace->Take<float>(cut.block_pixels * cut.padded_columns)),
-        gathered(cut.gather ? workspace->Take<float>(cut.block_pixels * cut.rows) : nullptr) {}
+        gathered(workspace->Take<float>(cut.block_pixels * cut.max_gathered)) {}
 
   static size_t Bytes(const Cut& cut) {
     return Workspace::BytesFor<OuterStep>(cut.block_pixels) +
            Workspace::BytesFor<float>(cut.block_pixels * cut.padded_columns) +
-           (cut.gather ? Workspace::BytesFor<float>(cut.block_pixels * cut.rows) : 0);
+           Workspace::BytesFor<float>(cut.block_pixels * cut.max_gathered);
   }
 
   OuterStep* steps;
   float* grad;      // the block's gradients with padded rows, where they end in a partial vector
-  float* gathered;  // the block's inputs under all taps
+  float* gathered;  // runs of taps that cannot be read in place
 };
 
 // Walks the pixels of grad in order.
@@ -105,32 +106,34 @@ struct Range {
 };
 
 // Tables of a block of pixels for one segment; returns the number of steps.
-int64_t FillSteps(const TapReduction& r, const Cut& cut, int64_t segment, int64_t first,
+int64_t FillSteps(const TapReduction& r, const TapRuns& runs, int64_t segment, int64_t first,
                   int64_t pixels, const float* grad, int64_t grad_stride, const BlockScratch& s) {
   PixelCursor cursor(r, first);
   int64_t count = 0;
-  if (!cut.gather) {
+  if (!UsesTapRuns(r.num_taps, r.in.c)) {
     for (int64_t p = 0; p < pixels; ++p, cursor.Next(r)) {
       const int64_t pixel = cursor.Under(r, r.taps[segment]);
       if (pixel >= 0) s.steps[count++] = {r.in.Pixel(pixel), grad + p * grad_stride};
     }
     return count;
   }
-  for (int64_t p = 0; p < pixels; ++p, cursor.Next(r)) {
-    float* row = s.gathered + p * cut.rows;
-    s.steps[count++] = {row, grad + p * grad_stride};
-    for (int64_t tap = 0; tap < r.num_taps; ++tap) {
-      const int64_t pixel = cursor.Under(r, r.taps[tap]);
-      for (int64_t c = 0; c < r.in.c; ++c) *row++ = pixel >= 0 ? r.in.Pixel(pixel)[c] : 0.0f;
-    }
+  float* gathered = s.gathered;
+  for (int64_t p = 0; p < pixels; ++p, cursor.Next(r), gathered += runs.length * r.in.c) {
+    const int64_t h = cursor.i * r.in_step;
+    const int64_t w = cursor.j * r.in_step;
+    const float* const origin =
+        r.in.data + ((cursor.n * r.in.h + h) * r.in.w + w) * r.in.pixel_stride;
+    const float* const in =
+        TapRunAt(r.in, r.taps + segment * runs.length, runs, origin, h, w, gathered);
+    if (in != nullptr) s.steps[count++] = {in, grad + p * grad_stride};
   }
   return count;
 }
 
 // Sums pixels [begin, end) of grad for one part of the result.
-void ReducePart(const TapReduction& r, const Cut& cut, const Range& segments, const Range& rows,
-                const Range& columns, int64_t begin, int64_t end, int64_t lanes, float* out,
-                int64_t out_stride, const BlockScratch& s) {
+void ReducePart(const TapReduction& r, const Cut& cut, const TapRuns& runs, const Range& segments,
+                const Range& rows, const Range& columns, int64_t begin, int64_t end, int64_t lanes,
+                float* out, int64_t out_stride, const BlockScratch& s) {
   if (columns.size() == 0 || rows.size() == 0) return;
   for (int64_t first = begin; first < end; first += cut.block_pixels) {
     const int64_t pixels = std::min(cut.block_pixels, end - first);
@@ -156,7 +159,7 @@ void ReducePart(const TapReduction& r, const Cut& cut, const Range& segments, co
     product.accumulate = first != begin;
     product.out_stride = out_stride;
     for (int64_t t = segments.begin; t < segments.end; ++t) {
-      product.num_steps = FillSteps(r, cut, t, first, pixels, grad, grad_stride, s);
+      product.num_steps = FillSteps(r, runs, t, first, pixels, grad, grad_stride, s);
       product.out = out + t * cut.rows * out_stride;
       if (t == segments.end - 1) {
         // The next block, maybe the next group's: walked column by column it is no pattern that
@@ -167,8 +170,8 @@ void ReducePart(const TapReduction& r, const Cut& cut, const Range& segments, co
                                r.grad.pixel_stride, next_end - next};
         const int64_t in_next = next * r.in.pixels() / r.grad.pixels();
         const int64_t in_end = next_end * r.in.pixels() / r.grad.pixels();
-        product.prefetch[1] = {r.in.Pixel(in_next) + (cut.gather ? 0 : rows.begin),
-                               cut.gather ? r.in.c : rows.size(), r.in.pixel_stride,
+        product.prefetch[1] = {r.in.Pixel(in_next) + (runs.length > 1 ? 0 : rows.begin),
+                               runs.length > 1 ? r.in.c : rows.size(), r.in.pixel_stride,
                                in_end - in_next};
       }
       GemmOuter(product);
@@ -180,7 +183,8 @@ void ReducePart(const TapReduction& r, const Cut& cut, const Range& segments, co
 
 size_t TapReductionWorkspaceBytes(int64_t images, int64_t grad_pixels_per_image, int64_t num_taps,
                                   int64_t in_channels, int64_t grad_channels, int num_threads) {
-  const Cut cut(images, grad_pixels_per_image, num_taps, in_channels, grad_channels);
+  // The scratch does not depend on the runs.
+  const Cut cut(images, grad_pixels_per_image, num_taps, 1, in_channels, grad_channels);
   return Workspace::BytesFor<float>((cut.groups - 1) * cut.result_floats) +
          static_cast<size_t>(num_threads) * BlockScratch::Bytes(cut);
 }
@@ -188,7 +192,8 @@ size_t TapReductionWorkspaceBytes(int64_t images, int64_t grad_pixels_per_image,
 void RunTapReduction(const char* zone, const TapReduction& r, Workspace workspace, Context& ctx) {
   const int64_t image_pixels = r.grad.h * r.grad.w;
   const int64_t columns = r.grad.c;
-  const Cut cut(r.in.n, image_pixels, r.num_taps, r.in.c, columns);
+  const TapRuns runs = FindTapRuns(r.in, r.taps, r.num_taps);
+  const Cut cut(r.in.n, image_pixels, r.num_taps, runs.length, r.in.c, columns);
   const GemmGeometry geometry = ActiveGemmGeometry();
   float* const partials = workspace.Take<float>((cut.groups - 1) * cut.result_floats);
   const size_t scratch_bytes = BlockScratch::Bytes(cut);
@@ -207,7 +212,7 @@ void RunTapReduction(const char* zone, const TapReduction& r, Workspace workspac
     const int64_t begin = r.in.n * group / cut.groups * image_pixels;
     const int64_t end = r.in.n * (group + 1) / cut.groups * image_pixels;
     float* const out = group == 0 ? r.out : partials + (group - 1) * cut.result_floats;
-    ReducePart(r, cut, segments, rows, column_range, begin, end, geometry.lanes, out,
+    ReducePart(r, cut, runs, segments, rows, column_range, begin, end, geometry.lanes, out,
                group == 0 ? r.out_stride : columns, BlockScratch(cut, &own));
   });
   if (cut.groups == 1) return;
