@@ -26,14 +26,8 @@ TapRuns FindTapRuns(const ConstTensor& in, const Tap* taps, int64_t num_taps) {
   return {length, true};
 }
 
-const float* TapRunAt(const ConstTensor& in, const Tap* taps, const TapRuns& runs,
-                      const float* origin, int64_t h, int64_t w, float* gathered) {
-  if (runs.in_place) {
-    if (h + taps->h < 0 || h + taps->h >= in.h) return nullptr;
-    if (w + taps->w >= 0 && w + taps->w + runs.length <= in.w) {
-      return origin + (taps->h * in.w + taps->w) * in.pixel_stride;
-    }
-  }
+void GatherTapRun(const ConstTensor& in, const Tap* taps, const TapRuns& runs, const float* origin,
+                  int64_t h, int64_t w, float* gathered) {
   float* to = gathered;
   for (int64_t t = 0; t < runs.length; ++t, to += in.c) {
     const int64_t tap_h = h + taps[t].h;
@@ -42,7 +36,6 @@ const float* TapRunAt(const ConstTensor& in, const Tap* taps, const TapRuns& run
     const float* from = origin + (taps[t].h * in.w + taps[t].w) * in.pixel_stride;
     for (int64_t c = 0; c < in.c; ++c) to[c] = inside ? from[c] : 0.0f;
   }
-  return gathered;
 }
 
 }  // namespace classicnn

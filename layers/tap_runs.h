@@ -34,10 +34,23 @@ struct TapRuns {
 TapRuns FindTapRuns(const ConstTensor& in, const Tap* taps, int64_t num_taps);
 
 // The length x channels values under the run that begins with `taps`, where the window is at (h, w)
-// and `origin` is (or would be) the input pixel there: in the input, or gathered to `gathered`, or
-// null where all are outside the image.
-const float* TapRunAt(const ConstTensor& in, const Tap* taps, const TapRuns& runs,
-                      const float* origin, int64_t h, int64_t w, float* gathered);
+// and `origin` is (or would be) the input pixel there, copied to `gathered`; zeros outside the
+// image.
+void GatherTapRun(const ConstTensor& in, const Tap* taps, const TapRuns& runs, const float* origin,
+                  int64_t h, int64_t w, float* gathered);
+
+// Where these values are: in the input, or gathered, or null where all are outside the image.
+inline const float* TapRunAt(const ConstTensor& in, const Tap* taps, const TapRuns& runs,
+                             const float* origin, int64_t h, int64_t w, float* gathered) {
+  if (runs.in_place) {
+    if (h + taps->h < 0 || h + taps->h >= in.h) return nullptr;
+    if (w + taps->w >= 0 && w + taps->w + runs.length <= in.w) {
+      return origin + (taps->h * in.w + taps->w) * in.pixel_stride;
+    }
+  }
+  GatherTapRun(in, taps, runs, origin, h, w, gathered);
+  return gathered;
+}
 
 }  // namespace classicnn
 
