@@ -174,8 +174,9 @@ HWY_NOINLINE void GemmKernel(const GemmBlock& block, const GemmBlock* next, int6
     for (int64_t i = 0; i < depth;) {
       // A line of the next block's rows while one of this block's is consumed: short rows, a
       // stride apart, are no pattern that hardware prefetches.
-      if (next != nullptr) {
-        for (int64_t row = 0; row < next->rows; ++row) hwy::Prefetch(next->a[row] + i);
+      if (next != nullptr && t < next->segments) {
+        const float* const* rows = next->a + t * next->rows;
+        for (int64_t row = 0; row < next->rows; ++row) hwy::Prefetch(rows[row] + i);
       }
       const int64_t line_end = std::min(depth, i + kLineFloats);
       for (; i < line_end; ++i, b += kVectors * lanes) {

@@ -64,8 +64,8 @@ struct GemmEpilogue {
 };
 
 // Multiplies blocks by one panel, which holds columns [first_column, first_column + columns).
-// `depth` is that of one segment. `prefetch`: each block's first segment is prefetched during the
-// one before; worth it where blocks share no rows and the panel is the first to meet them.
+// `depth` is that of one segment. `prefetch`: each block's rows are prefetched during the block
+// before; worth it for the first panel that meets them.
 void GemmMultiply(const GemmBlock* blocks, int64_t num_blocks, int64_t depth, const float* panel,
                   int64_t first_column, int64_t columns, const GemmEpilogue& epilogue,
                   bool prefetch = false);

@@ -320,7 +320,7 @@ void RunTapProduct(const char* zone, const TapProduct& p, Workspace workspace, C
       GemmMultiply(tables.blocks, num_blocks, runs.length * channels,
                    GemmPanel(packed, geometry, p.num_taps * channels, panel), panel * width,
                    std::min(width, columns - panel * width), p.epilogue,
-                   /*prefetch=*/p.num_taps == 1 && panel == first_panel);
+                   /*prefetch=*/panel == first_panel);
     }
   });
 }
