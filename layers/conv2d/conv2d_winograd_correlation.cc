@@ -20,20 +20,19 @@ int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 struct CorrelationPlan {
   CorrelationPlan(const WinogradKernels& k, const Shape4& out, int64_t depth)
       : tiles(out.n, out.h, out.w, k.tile), panels(k.Panels(out.c)) {
-    constexpr int64_t kPieces = 16;  // enough for the threads of most machines
-    by_panels = panels >= 8 && tiles.count < 512;
+    by_panels = tiles.count < kFewTiles && panels >= kManyPanels;
     if (by_panels) {
-      block = std::min(tiles.count, int64_t{128});
+      block = k.PadTiles(std::min(tiles.count, kSpanTiles));
+      depth_block = std::min(depth, kDepthBlock);
     } else {
-      const int64_t want = std::min<int64_t>(2 * k.block_tiles, CeilDiv(tiles.count, kPieces));
-      block = std::max(k.block_tiles, want);
+      // Two register blocks of rows share each pass over u, unless that leaves too few pieces.
+      block = tiles.count >= 2 * k.block_rows * kPieces ? 2 * k.block_rows : k.block_rows;
+      depth_block = depth;
     }
-    block = k.PadTiles(block);
-    depth_block = by_panels ? std::min(depth, depth_block) : depth;
-    v = WinogradLayout::For(block, depth);
+    v = WinogradLayout::For(block, depth_block);
     m = WinogradLayout::For(block, k.panel);
     u_point = depth_block * k.panel + 16;
-    const int64_t v_size = k.points * v.point;
+    const int64_t v_size = k.points * v.point * CeilDiv(depth, depth_block);
     const int64_t m_size = k.points * m.point;
     if (by_panels) {
       shared_size = v_size;
@@ -46,11 +45,17 @@ struct CorrelationPlan {
     thread_size = CeilDiv(thread_size, 16) * 16 + 16;
   }
 
+  static constexpr int64_t kFewTiles = 512;
+  static constexpr int64_t kManyPanels = 8;
+  static constexpr int64_t kPieces = 16;       // enough for the threads of most machines
+  static constexpr int64_t kSpanTiles = 126;   // a panel's m stays in the second-level cache
+  static constexpr int64_t kDepthBlock = 128;  // and its u
+
   WinogradTiles tiles;
   int64_t panels;
   bool by_panels;
-  int64_t block;             // tiles at a time
-  int64_t depth_block = 64;  // channels at a time
+  int64_t block;        // tiles at a time
+  int64_t depth_block;  // channels at a time; by panels v is cut into such blocks
   WinogradLayout v;
   WinogradLayout m;
   int64_t u_point;      // between points of a piece's own u
@@ -81,9 +86,18 @@ void CorrelateByTiles(const char* zone, const WinogradKernels& k, const Correlat
     const int64_t begin = piece * plan.block;
     const int64_t count = std::min(plan.block, plan.tiles.count - begin);
     k.transform_input(c.in, c.padding, plan.tiles, c.zeros, begin, count, plan.v, v);
+    // While this block is multiplied, the inputs of the next and the outputs of this one are
+    // fetched.
+    const int64_t products = k.points * (k.PadTiles(count) / k.block_rows);
+    WinogradPrefetch inputs(c.in, plan.tiles, k.tile, 2 - c.padding, begin + plan.block,
+                            begin + 2 * plan.block, plan.panels * products);
     for (int64_t p = 0; p < plan.panels; ++p) {
       const int64_t width = k.Width(columns, p);
-      k.multiply(v, plan.v, panel_u(p), depth * width, depth, width, count, false, m, plan.m);
+      const int64_t first = p * k.panel;
+      WinogradPrefetch outputs(c.out.Channels(first, std::min(k.panel, columns - first)),
+                               plan.tiles, k.tile, 0, begin, begin + count, products);
+      k.multiply(v, plan.v, panel_u(p), depth * width, depth, width, count, false, m, plan.m,
+                 &inputs, &outputs);
       k.transform_output(c, plan.tiles, p, begin, count, m, plan.m);
     }
   });
@@ -92,22 +106,32 @@ void CorrelateByTiles(const char* zone, const WinogradKernels& k, const Correlat
 void CorrelateByPanels(const char* zone, const WinogradKernels& k, const CorrelationPlan& plan,
                        const WinogradCorrelation& c, float* v, float* scratch, Context& ctx) {
   const int64_t depth = c.depth();
+  const auto v_block = [&](int64_t d0) {
+    return v + d0 / plan.depth_block * k.points * plan.v.point;
+  };
   for (int64_t begin = 0; begin < plan.tiles.count; begin += plan.block) {
     const int64_t count = std::min(plan.block, plan.tiles.count - begin);
     constexpr int64_t kPieceTiles = 4;
-    ctx.ParallelFor("conv2d.winograd.input", CeilDiv(count, kPieceTiles), [&](int64_t piece, int) {
+    const int64_t pieces = CeilDiv(count, kPieceTiles);
+    ctx.ParallelFor("conv2d.winograd.input", pieces, [&](int64_t piece, int) {
       const int64_t first = piece * kPieceTiles;
-      k.transform_input(c.in, c.padding, plan.tiles, c.zeros, begin + first,
-                        std::min(kPieceTiles, count - first), plan.v, v + first * plan.v.row);
+      const int64_t some = std::min(kPieceTiles, count - first);
+      for (int64_t d0 = 0; d0 < depth; d0 += plan.depth_block) {
+        k.transform_input(c.in.Channels(d0, std::min(plan.depth_block, depth - d0)), c.padding,
+                          plan.tiles, c.zeros, begin + first, some, plan.v,
+                          v_block(d0) + first * plan.v.row);
+      }
     });
     ctx.ParallelFor(zone, plan.panels, [&](int64_t p, int worker) {
       float* const u = scratch + worker * plan.thread_size;
       float* const m = u + k.points * plan.u_point;
+      WinogradPrefetch none;
       const int64_t width = k.Width(c.columns(), p);
       for (int64_t d0 = 0; d0 < depth; d0 += plan.depth_block) {
         const int64_t d1 = std::min(depth, d0 + plan.depth_block);
         k.pack_weights(c, p, d0, d1, u, plan.u_point);
-        k.multiply(v + d0, plan.v, u, plan.u_point, d1 - d0, width, count, d0 > 0, m, plan.m);
+        k.multiply(v_block(d0), plan.v, u, plan.u_point, d1 - d0, width, count, d0 > 0, m, plan.m,
+                   &none, &none);
       }
       k.transform_output(c, plan.tiles, p, begin, count, m, plan.m);
     });

@@ -13,11 +13,11 @@ int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // The transformed gradient du[point][C][K] = sum over all tiles of v[tile] w[tile]^T, and then
 // dw = G^T du G. Two ways to cut the sum, chosen by shape:
 //
-// By images (few channels: du fits the second-level cache): each piece takes a fixed group of
-// images through everything, tiles in blocks, and ends with the group's dw; the groups' are
-// combined by a binary tree. They stay below 8 MB.
+// By images (many tiles, few channels): each piece takes a fixed group of images through
+// everything, tiles in blocks, and ends with the group's dw; the groups' are combined by a binary
+// tree. They stay below 8 MB, and du, which each thread keeps, below 2.4 MB.
 //
-// By channels (many): the tiles of a span are transformed into shared v and w. Then each piece
+// By channels (the rest): the tiles of a span are transformed into shared v and w. Then each piece
 // takes a block of input and output channels, sums all points of it over the whole span, and adds
 // its part of dw. Neither du nor partial sums of a whole layer ever exist.
 struct GradientPlan {
@@ -25,30 +25,33 @@ struct GradientPlan {
       : tiles(s.n, s.out_h(), s.out_w(), k.tile) {
     const int64_t depth = CeilDiv(s.in_channels, 16) * 16;
     const int64_t columns = CeilDiv(s.out_channels, 16) * 16;
-    const int64_t du_floats = k.points * depth * columns;
-    by_images = du_floats <= kDuFloats && s.n >= 4;
+    by_images = tiles.count >= kManyTiles && s.n >= 4 &&
+                s.in_channels * s.out_channels <= kFewProducts &&
+                s.in_channels + s.out_channels <= kFewChannels;
     if (by_images) {
-      constexpr int64_t kMaxGroups = 16;
-      constexpr int64_t kPartialFloats = int64_t{2} << 20;
+      const int64_t per_image = tiles.rows * tiles.cols;
       images = 1;
-      while (CeilDiv(s.n, images) > kMaxGroups ||
-             (CeilDiv(s.n, images) * s.weight_count() > kPartialFloats && images < s.n)) {
+      while (images < s.n &&
+             (images * per_image < kBlockTiles || CeilDiv(s.n, images) > kMaxGroups ||
+              CeilDiv(s.n, images) * s.weight_count() > kPartialFloats)) {
         images *= 2;
       }
       groups = CeilDiv(s.n, images);
-      block = std::min<int64_t>(images * tiles.rows * tiles.cols, 32);
+      block = kBlockTiles;
       depth_block = depth;
       column_block = columns;
     } else {
-      int64_t span = std::max<int64_t>(64, kSpanFloats / (k.points * (depth + columns)));
-      // Spans of even size.
-      block = CeilDiv(tiles.count, CeilDiv(tiles.count, span));
-      depth_block = std::min<int64_t>(depth, 64);
-      column_block = std::min<int64_t>(columns, 64);
+      // Spans of even size. 64 x 64 channels, whose du fits the second-level cache, or less where
+      // that makes too few pieces.
+      block = CeilDiv(tiles.count, CeilDiv(tiles.count, kBlockTiles));
+      const int64_t side = depth * columns >= 64 * 64 * kPieces ? 64 : 32;
+      depth_block = std::min(depth, side);
+      column_block = std::min(columns, side);
     }
     v = WinogradLayout::For(block, s.in_channels);
     w = WinogradLayout::For(block, s.out_channels);
-    du = WinogradLayout::For(depth_block, column_block);
+    // Products write up to a register block more rows than there are.
+    du = WinogradLayout::For(depth_block + k.block_rows, column_block);
     transformed_size = k.points * (v.point + w.point);
     du_size = k.points * du.point;
     shared_size = by_images ? groups * s.weight_count() : transformed_size;
@@ -56,8 +59,13 @@ struct GradientPlan {
     thread_size = CeilDiv(thread_size, 16) * 16 + 16;
   }
 
-  static constexpr int64_t kDuFloats = int64_t{1} << 18;    // 1 MB
-  static constexpr int64_t kSpanFloats = int64_t{5} << 19;  // 10 MB
+  static constexpr int64_t kManyTiles = 512;
+  static constexpr int64_t kFewProducts = 128 * 128;
+  static constexpr int64_t kFewChannels = 512;
+  static constexpr int64_t kPieces = 16;     // enough for the threads of most machines
+  static constexpr int64_t kMaxGroups = 16;  // likewise
+  static constexpr int64_t kPartialFloats = int64_t{2} << 20;
+  static constexpr int64_t kBlockTiles = 64;  // columns of both operands fit the nearest cache
 
   WinogradTiles tiles;
   bool by_images;
@@ -102,8 +110,16 @@ void GradientByImages(const WinogradKernels& k, const GradientPlan& plan,
       const int64_t count = std::min(plan.block, last - begin);
       k.transform_input(args.x, s.padding, plan.tiles, zeros, begin, count, plan.v, v);
       k.transform_gradient(args.dy, plan.tiles, zeros, begin, count, plan.w, w);
+      const int64_t products =
+          k.points * k.Panels(s.out_channels) * CeilDiv(s.in_channels, k.block_rows);
+      // While this block is multiplied, the next one is fetched: the next group's first after the
+      // last.
+      const int64_t next = begin + plan.block;
+      const int64_t next_end = next < last ? std::min(last, next + plan.block) : next + plan.block;
+      WinogradPrefetch inputs(args.x, plan.tiles, k.tile, 2 - s.padding, next, next_end, products);
+      WinogradPrefetch gradients(args.dy, plan.tiles, k.tile, 0, next, next_end, products);
       k.outer(v, plan.v, w, plan.w, count, s.in_channels, s.out_channels, begin > first, du,
-              plan.du.row, plan.du.point);
+              plan.du.row, plan.du.point, &inputs, &gradients);
     }
     k.transform_weight_gradient(du, plan.du.row, plan.du.point, s.in_channels, s.out_channels,
                                 false, partials + group * size, s.out_channels,
@@ -143,8 +159,9 @@ void GradientByChannels(const WinogradKernels& k, const GradientPlan& plan,
                       const int64_t k0 = piece % column_blocks * plan.column_block;
                       const int64_t depth = std::min(plan.depth_block, s.in_channels - c0);
                       const int64_t columns = std::min(plan.column_block, s.out_channels - k0);
+                      WinogradPrefetch none;
                       k.outer(v + c0, plan.v, w + k0, plan.w, count, depth, columns, false, du,
-                              plan.du.row, plan.du.point);
+                              plan.du.row, plan.du.point, &none, &none);
                       k.transform_weight_gradient(du, plan.du.row, plan.du.point, depth, columns,
                                                   begin > 0,
                                                   args.dweights + c0 * s.out_channels + k0,

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "core/check.h"
+#include "hwy/cache_control.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "layers/conv2d/conv2d_winograd_kernels.cc"
@@ -70,18 +71,24 @@ HWY_INLINE void FillPixels(const View<T>& view, int64_t n, int64_t h0, int64_t w
 }
 
 // Transforms a table of pixels into one row of v (or w). Rows are padded to whole vectors, so that
-// stores are never partial.
-template <class T>
+// stores are never partial. Asks for the next tile's pixels, but for the first kShared columns,
+// which this one has as well.
+template <class T, int kShared>
 struct TileStep {
   const float* const* HWY_RESTRICT pixels;  // kFrom * kFrom
+  int64_t next_tile;                        // from a pixel to the same pixel of the next tile
   float* HWY_RESTRICT to;
   int64_t point;
 
   template <bool kTail>
   HWY_INLINE void Step(int64_t c, MF mask) const {
     float* const HWY_RESTRICT row = to + c;
-    Transform2d<T>([&](int i) HWY_ATTR { return LoadVec<kTail>(mask, pixels[i] + c); },
-                   [&](int i, VF value) HWY_ATTR { hn::StoreU(value, DF(), row + i * point); });
+    Transform2d<T>(
+        [&](int i) HWY_ATTR {
+          if (i % T::kFrom >= kShared) hwy::Prefetch(pixels[i] + next_tile + c);
+          return LoadVec<kTail>(mask, pixels[i] + c);
+        },
+        [&](int i, VF value) HWY_ATTR { hn::StoreU(value, DF(), row + i * point); });
   }
 };
 
@@ -93,7 +100,8 @@ void TransformInput(const ConstTensor& in, int64_t padding, const WinogradTiles&
   for (int64_t t = begin; t < begin + count; ++t, v += layout.row) {
     FillPixels<F::kSize>(in, tiles.image(t), tiles.row(t) * F::kOut - padding,
                          tiles.col(t) * F::kOut - padding, zeros, pixels);
-    ForEachVec(in.c, TileStep<InputTransform<F>>{pixels, v, layout.point});
+    ForEachVec(in.c, TileStep<InputTransform<F>, F::kSize - F::kOut>{
+                         pixels, F::kOut * in.pixel_stride, v, layout.point});
   }
 }
 
@@ -104,7 +112,8 @@ void TransformGradient(const ConstTensor& dy, const WinogradTiles& tiles, const 
   for (int64_t t = begin; t < begin + count; ++t, w += layout.row) {
     FillPixels<F::kOut>(dy, tiles.image(t), tiles.row(t) * F::kOut, tiles.col(t) * F::kOut, zeros,
                         pixels);
-    ForEachVec(dy.c, TileStep<GradientTransform<F>>{pixels, w, layout.point});
+    ForEachVec(dy.c, TileStep<GradientTransform<F>, 0>{pixels, F::kOut * dy.pixel_stride, w,
+                                                       layout.point});
   }
 }
 
@@ -117,6 +126,49 @@ HWY_INLINE void PackStep(const float* const* HWY_RESTRICT taps, MF mask, float* 
       [&](int i, VF value) HWY_ATTR { hn::StoreU(value, DF(), to + i * point); });
 }
 
+// to[i * to_row + j] = from[j * from_row + i] for i in [0, depth), j in [0, columns), and asks for
+// the cache lines after those read.
+HWY_INLINE void Transpose(const float* HWY_RESTRICT from, int64_t from_row, int64_t depth,
+                          int64_t columns, float* HWY_RESTRICT to, int64_t to_row) {
+  int64_t j = 0;
+#if HWY_TARGET != HWY_SCALAR
+  const DF d;
+  const hn::Repartition<double, DF> d64;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  if (depth % lanes == 0) {
+    for (; j + 4 <= columns; j += 4) {
+      for (int64_t i = 0; i < depth; i += lanes) {
+        const float* const row = from + j * from_row + i;
+        const VF r0 = hn::LoadU(d, row);
+        const VF r1 = hn::LoadU(d, row + from_row);
+        const VF r2 = hn::LoadU(d, row + 2 * from_row);
+        const VF r3 = hn::LoadU(d, row + 3 * from_row);
+        for (int k = 0; k < 4; ++k) hwy::Prefetch(row + k * from_row + 16);
+        // 4 x 4 transposes within blocks of four lanes, which are then stored block by block.
+        const auto a = hn::BitCast(d64, hn::InterleaveLower(d, r0, r1));
+        const auto b = hn::BitCast(d64, hn::InterleaveUpper(d, r0, r1));
+        const auto e = hn::BitCast(d64, hn::InterleaveLower(d, r2, r3));
+        const auto f = hn::BitCast(d64, hn::InterleaveUpper(d, r2, r3));
+        HWY_ALIGN float quads[4 * hn::MaxLanes(d)];
+        hn::Store(hn::BitCast(d, hn::InterleaveLower(d64, a, e)), d, quads);
+        hn::Store(hn::BitCast(d, hn::InterleaveUpper(d64, a, e)), d, quads + lanes);
+        hn::Store(hn::BitCast(d, hn::InterleaveLower(d64, b, f)), d, quads + 2 * lanes);
+        hn::Store(hn::BitCast(d, hn::InterleaveUpper(d64, b, f)), d, quads + 3 * lanes);
+        for (int64_t block = 0; block < lanes; block += 4) {
+          for (int64_t k = 0; k < 4; ++k) {
+            hwy::CopyBytes<4 * sizeof(float)>(quads + k * lanes + block,
+                                              to + (i + block + k) * to_row + j);
+          }
+        }
+      }
+    }
+  }
+#endif
+  for (; j < columns; ++j) {
+    for (int64_t i = 0; i < depth; ++i) to[i * to_row + j] = from[j * from_row + i];
+  }
+}
+
 template <class F>
 void PackWeights(const WinogradCorrelation& c, int64_t panel, int64_t d0, int64_t d1, float* u,
                  int64_t point) {
@@ -126,27 +178,34 @@ void PackWeights(const WinogradCorrelation& c, int64_t panel, int64_t d0, int64_
   const int64_t columns = std::min(2 * lanes, c.columns() - first);
   const int64_t width = (columns + lanes - 1) / lanes * lanes;
   const int64_t tap_size = c.depth() * c.columns();
-  for (int64_t begin = d0; begin < d1; begin += 16) {
-    const int64_t end = std::min(d1, begin + 16);
-    HWY_ALIGN float transposed[9 * 16 * 2 * hn::MaxLanes(d)];
-    if (c.transposed) {
-      // w[8 - tap][first + j][begin + i] to [tap][i][j], sixteen values of depth (a cache line) at
-      // a time.
-      for (int64_t tap = 0; tap < 9; ++tap) {
-        const float* HWY_RESTRICT from = c.weights + (8 - tap) * tap_size + first * c.depth();
-        float* HWY_RESTRICT to = transposed + tap * 16 * width;
-        for (int64_t j = 0; j < columns; ++j) {
-          for (int64_t i = begin; i < end; ++i)
-            to[(i - begin) * width + j] = from[j * c.depth() + i];
+  const float* taps[9];
+  if (!c.transposed) {
+    constexpr int64_t kRowsAhead = 4;
+    for (int64_t i = d0; i < d1; ++i) {
+      for (int64_t j = 0; j < columns; j += lanes) {
+        for (int64_t tap = 0; tap < 9; ++tap) {
+          taps[tap] = c.weights + tap * tap_size + i * c.columns() + first + j;
+          hwy::Prefetch(taps[tap] + kRowsAhead * c.columns());
         }
+        PackStep<F>(taps, hn::FirstN(d, static_cast<size_t>(std::min(lanes, columns - j))),
+                    u + (i - d0) * width + j, point);
       }
+    }
+    return;
+  }
+  // A cache line of depth at a time is transposed first: w[8 - tap][first + j][i] to [tap][i][j].
+  constexpr int64_t kLine = 16;
+  HWY_ALIGN float transposed[9 * kLine * 2 * hn::MaxLanes(d)];
+  for (int64_t begin = d0; begin < d1; begin += kLine) {
+    const int64_t end = std::min(d1, begin + kLine);
+    for (int64_t tap = 0; tap < 9; ++tap) {
+      Transpose(c.weights + (8 - tap) * tap_size + first * c.depth() + begin, c.depth(),
+                end - begin, columns, transposed + tap * kLine * width, width);
     }
     for (int64_t i = begin; i < end; ++i) {
       for (int64_t j = 0; j < columns; j += lanes) {
-        const float* taps[9];
         for (int64_t tap = 0; tap < 9; ++tap) {
-          taps[tap] = c.transposed ? transposed + (tap * 16 + i - begin) * width + j
-                                   : c.weights + tap * tap_size + i * c.columns() + first + j;
+          taps[tap] = transposed + (tap * kLine + i - begin) * width + j;
         }
         PackStep<F>(taps, hn::FirstN(d, static_cast<size_t>(std::min(lanes, columns - j))),
                     u + (i - d0) * width + j, point);
@@ -159,6 +218,7 @@ void PackWeights(const WinogradCorrelation& c, int64_t panel, int64_t d0, int64_
 template <class F, bool kWhole>
 struct OutputStep {
   const float* HWY_RESTRICT m;
+  int64_t row;
   int64_t point;
   const float* HWY_RESTRICT bias;
   bool accumulate;
@@ -168,7 +228,10 @@ struct OutputStep {
   HWY_INLINE void Step(int64_t c, MF mask) const {
     const VF start = bias == nullptr ? hn::Zero(DF()) : LoadVec<kTail>(mask, bias + c);
     Transform2d<OutputTransform<F>>(
-        [&](int i) HWY_ATTR { return hn::LoadU(DF(), m + i * point + c); },
+        [&](int i) HWY_ATTR {
+          hwy::Prefetch(m + i * point + row + c);
+          return hn::LoadU(DF(), m + i * point + c);
+        },
         [&](int i, VF value) HWY_ATTR {
           if (!kWhole && pixels[i] == nullptr) return;
           float* const to = pixels[i] + c;
@@ -191,9 +254,11 @@ void TransformOutput(const WinogradCorrelation& c, const WinogradTiles& tiles, i
     const int64_t w0 = tiles.col(t) * F::kOut;
     FillPixels<F::kOut, float>(out, tiles.image(t), h0, w0, nullptr, pixels);
     if (h0 + F::kOut <= out.h && w0 + F::kOut <= out.w) {
-      ForEachVec(columns, OutputStep<F, true>{m, layout.point, bias, c.accumulate, pixels});
+      ForEachVec(columns,
+                 OutputStep<F, true>{m, layout.row, layout.point, bias, c.accumulate, pixels});
     } else {
-      ForEachVec(columns, OutputStep<F, false>{m, layout.point, bias, c.accumulate, pixels});
+      ForEachVec(columns,
+                 OutputStep<F, false>{m, layout.row, layout.point, bias, c.accumulate, pixels});
     }
   }
 }
@@ -201,6 +266,7 @@ void TransformOutput(const WinogradCorrelation& c, const WinogradTiles& tiles, i
 template <class F>
 struct WeightGradientStep {
   const float* HWY_RESTRICT du;
+  int64_t du_row;
   int64_t du_point;
   bool accumulate;
   float* HWY_RESTRICT dw;
@@ -209,7 +275,10 @@ struct WeightGradientStep {
   template <bool kTail>
   HWY_INLINE void Step(int64_t c, MF mask) const {
     Transform2d<WeightGradientTransform<F>>(
-        [&](int i) HWY_ATTR { return hn::LoadU(DF(), du + i * du_point + c); },
+        [&](int i) HWY_ATTR {
+          hwy::Prefetch(du + i * du_point + du_row + c);
+          return hn::LoadU(DF(), du + i * du_point + c);
+        },
         [&](int i, VF value) HWY_ATTR {
           float* const to = dw + i * dw_tap + c;
           if (accumulate) value = hn::Add(value, LoadVec<kTail>(mask, to));
@@ -223,7 +292,7 @@ void TransformWeightGradient(const float* du, int64_t du_row, int64_t du_point, 
                              int64_t columns, bool accumulate, float* dw, int64_t dw_row,
                              int64_t dw_tap) {
   for (int64_t i = 0; i < depth; ++i) {
-    ForEachVec(columns, WeightGradientStep<F>{du + i * du_row, du_point, accumulate,
+    ForEachVec(columns, WeightGradientStep<F>{du + i * du_row, du_row, du_point, accumulate,
                                               dw + i * dw_row, dw_tap});
   }
 }
@@ -233,8 +302,7 @@ WinogradKernels MakeKernels() {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(DF()));
   return {F::kOut,
           F::kPoints,
-          kProductRows,
-          kOuterRows,
+          kBlockRows,
           lanes,
           2 * lanes,
           PackWeights<F>,

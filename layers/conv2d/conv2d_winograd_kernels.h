@@ -49,6 +49,50 @@ struct WinogradTiles {
   int64_t count;
 };
 
+// Asks for the pixels of tiles ahead of their use, a few at each Step between products, so that
+// memory works while arithmetic does.
+class WinogradPrefetch {
+ public:
+  WinogradPrefetch() = default;  // nothing
+  // The m x m pixels of tiles [begin, end) of `view`, each tile's first pixel `offset` rows and
+  // columns from its place in the output, spread over `steps` steps.
+  WinogradPrefetch(const ConstTensor& view, const WinogradTiles& tiles, int64_t tile,
+                   int64_t offset, int64_t begin, int64_t end, int64_t steps)
+      : view_(view),
+        tiles_(tiles),
+        tile_(tile),
+        offset_(offset),
+        next_(begin),
+        end_(std::min(end, tiles.count)),
+        tiles_per_step_(static_cast<double>(end - begin) / static_cast<double>(steps)) {}
+
+  void Step() {
+    credit_ += tiles_per_step_;
+    for (; credit_ >= 1 && next_ < end_; credit_ -= 1, ++next_) {
+      const int64_t h0 = tiles_.row(next_) * tile_ + offset_;
+      const int64_t w0 = tiles_.col(next_) * tile_ + offset_;
+      const int64_t first = std::max<int64_t>(w0, 0);
+      const int64_t last = std::min(w0 + tile_, view_.w);
+      for (int64_t h = std::max<int64_t>(h0, 0); h < std::min(h0 + tile_, view_.h); ++h) {
+        for (int64_t w = first; w < last; ++w) {
+          const float* pixel = view_.Pixel(tiles_.image(next_), h, w);
+          for (int64_t c = 0; c < view_.c; c += 16) __builtin_prefetch(pixel + c);
+        }
+      }
+    }
+  }
+
+ private:
+  ConstTensor view_;
+  WinogradTiles tiles_{0, 1, 1, 1};
+  int64_t tile_ = 0;
+  int64_t offset_ = 0;
+  int64_t next_ = 0;
+  int64_t end_ = 0;
+  double tiles_per_step_ = 0;
+  double credit_ = 0;
+};
+
 // Layout of v, w and m: rows of `row` elements for each tile, `point` elements from one point to
 // the next.
 struct WinogradLayout {
@@ -67,12 +111,12 @@ struct WinogradLayout {
 };
 
 struct WinogradKernels {
-  int64_t tile;         // m
-  int64_t points;       // (m + 2)^2
-  int64_t block_tiles;  // rows of the register block of a product: tiles are padded to multiples
-  int64_t block_depth;  // rows of the register block of the weights' gradient, likewise
-  int64_t vector;       // floats
-  int64_t panel;        // 2 * vector
+  int64_t tile;        // m
+  int64_t points;      // (m + 2)^2
+  int64_t block_rows;  // of the register block: tiles of a product are padded to multiples of it,
+                       // channels of the weights' gradient to at most block_rows - 1 more
+  int64_t vector;      // floats
+  int64_t panel;       // 2 * vector
 
   // Writes u of one panel for depth [d0, d1) to u[point][depth - d0][width], `point_stride`
   // elements from one point to the next.
@@ -82,10 +126,11 @@ struct WinogradKernels {
   void (*transform_input)(const ConstTensor& in, int64_t padding, const WinogradTiles& tiles,
                           const float* zeros, int64_t begin, int64_t count,
                           const WinogradLayout& layout, float* v);
-  // m (+)= v * u over `depth` for all points: `count` rows, padded to a multiple of block_tiles.
+  // m (+)= v * u over `depth` for all points: `count` rows, padded to a multiple of block_rows.
   void (*multiply)(const float* v, const WinogradLayout& v_layout, const float* u,
                    int64_t u_point_stride, int64_t depth, int64_t width, int64_t count,
-                   bool accumulate, float* m, const WinogradLayout& m_layout);
+                   bool accumulate, float* m, const WinogradLayout& m_layout,
+                   WinogradPrefetch* inputs, WinogradPrefetch* outputs);
   // Writes (or adds) the outputs of one panel of tiles [begin, begin + count).
   void (*transform_output)(const WinogradCorrelation& c, const WinogradTiles& tiles, int64_t panel,
                            int64_t begin, int64_t count, const float* m,
@@ -95,11 +140,12 @@ struct WinogradKernels {
   void (*transform_gradient)(const ConstTensor& dy, const WinogradTiles& tiles, const float* zeros,
                              int64_t begin, int64_t count, const WinogradLayout& layout, float* w);
   // du[point][depth][columns] (+)= sum over `count` tiles of v[tile][depth] * w[tile][columns], for
-  // all points. Depth is padded to a multiple of block_depth, columns to whole vectors; a row of du
-  // has du_row elements.
+  // all points. Up to block_rows - 1 rows more than depth and columns up to whole vectors are
+  // written as well; a row of du has du_row elements.
   void (*outer)(const float* v, const WinogradLayout& v_layout, const float* w,
                 const WinogradLayout& w_layout, int64_t count, int64_t depth, int64_t columns,
-                bool accumulate, float* du, int64_t du_row, int64_t du_point);
+                bool accumulate, float* du, int64_t du_row, int64_t du_point,
+                WinogradPrefetch* inputs, WinogradPrefetch* gradients);
   // dw[tap][d][k] (+)= G^T du G for d in [0, depth), k in [0, columns), tap in [0, 9), with dw_row
   // elements from one d to the next and dw_tap from one tap to the next.
   void (*transform_weight_gradient)(const float* du, int64_t du_row, int64_t du_point,
@@ -112,7 +158,7 @@ struct WinogradKernels {
   }
   int64_t Panels(int64_t columns) const { return (columns + panel - 1) / panel; }
   int64_t PadTiles(int64_t count) const {
-    return (count + block_tiles - 1) / block_tiles * block_tiles;
+    return (count + block_rows - 1) / block_rows * block_rows;
   }
 };
 

@@ -185,10 +185,11 @@ TEST_P(Conv2dWinograd, MatchesNaiveOnRandomShapes) {
 // Every way to cut the work, with the sizes of real layers.
 std::vector<Conv2dShape> LargeShapes() {
   return {
-      Winograd(2, 64, 32, 32, 64, 1),  // by tiles; the gradient by images where n allows
-      Winograd(5, 128, 4, 4, 256, 1),  // by panels; the gradient by channels
-      Winograd(2, 512, 4, 4, 256, 1),  // many channels: long sums
-      Winograd(17, 32, 9, 9, 64, 1),   // more images than groups
+      Winograd(1, 64, 32, 32, 64, 1),   // by tiles; the gradient by channels
+      Winograd(5, 128, 4, 4, 256, 1),   // by panels
+      Winograd(33, 6, 8, 8, 256, 1),    // by panels, more than one span of tiles
+      Winograd(2, 512, 4, 4, 256, 1),   // many channels: long sums
+      Winograd(35, 17, 16, 16, 19, 1),  // the gradient by images, the last group smaller
   };
 }
 
