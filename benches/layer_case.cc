@@ -51,18 +51,19 @@ int64_t LayerCase::BytesNeeded(const LayerShape& shape, LayerPass pass,
   return bytes;
 }
 
-void LayerCase::Request(float** target, int64_t count, MemoryCategory category) {
-  buffers_.push_back({target, count, category, nullptr});
+void LayerCase::Request(const char* name, float** target, int64_t count, MemoryCategory category) {
+  buffers_.push_back({name, target, count, category, /*output=*/false});
 }
 
 void LayerCase::RequestOutput(const char* name, float** target, int64_t count,
                               MemoryCategory category) {
-  buffers_.push_back({target, count, category, name});
+  buffers_.push_back({name, target, count, category, /*output=*/true});
 }
 
 void LayerCase::RequestWorkspace(size_t bytes) {
   workspace_bytes_ = bytes;
-  Request(&scratch_, static_cast<int64_t>((bytes + 3) / 4), MemoryCategory::kWorkspace);
+  Request("workspace", &scratch_, static_cast<int64_t>((bytes + 3) / 4),
+          MemoryCategory::kWorkspace);
 }
 
 absl::Status LayerCase::Allocate() {
@@ -104,10 +105,23 @@ void LayerCase::FillRandom(absl::string_view purpose, float* data, int64_t count
   });
 }
 
+std::vector<LayerCase::TensorRef> LayerCase::tensors() const {
+  std::vector<TensorRef> result;
+  for (const Buffer& b : buffers_) result.push_back({b.name, *b.target, b.count, b.output});
+  return result;
+}
+
+float* LayerCase::tensor(absl::string_view name) const {
+  for (const Buffer& b : buffers_) {
+    if (name == b.name) return *b.target;
+  }
+  CheckFailed(__FILE__, __LINE__, "the tensor exists", std::string(name));
+}
+
 absl::Status LayerCase::Check(double* worst_error) {
   const auto clear = [this] {
     for (const Buffer& b : buffers_) {
-      if (b.output == nullptr) continue;
+      if (!b.output) continue;
       std::fill(*b.target, *b.target + b.count, std::numeric_limits<float>::quiet_NaN());
     }
     Rewind();
@@ -118,7 +132,7 @@ absl::Status LayerCase::Check(double* worst_error) {
   RunNaive();
   std::vector<std::vector<float>> expected;
   for (const Buffer& b : buffers_) {
-    if (b.output != nullptr) expected.emplace_back(*b.target, *b.target + b.count);
+    if (b.output) expected.emplace_back(*b.target, *b.target + b.count);
   }
   clear();
   if (workspace_bytes_ > 0) {
@@ -132,15 +146,15 @@ absl::Status LayerCase::Check(double* worst_error) {
                    algorithm().empty() ? "" : " ", algorithm());
   size_t next = 0;
   for (const Buffer& b : buffers_) {
-    if (b.output == nullptr) continue;
+    if (!b.output) continue;
     const absl::StatusOr<double> error = RelativeError(*b.target, expected[next++].data(), b.count);
     if (!error.ok()) {
       return absl::FailedPreconditionError(
-          absl::StrCat("wrong result: ", what, ": ", b.output, ": ", error.status().message()));
+          absl::StrCat("wrong result: ", what, ": ", b.name, ": ", error.status().message()));
     }
     if (worst_error != nullptr) *worst_error = std::max(*worst_error, *error);
     if (*error > error_bound()) {
-      return absl::FailedPreconditionError(absl::StrCat("wrong result: ", what, ": ", b.output,
+      return absl::FailedPreconditionError(absl::StrCat("wrong result: ", what, ": ", b.name,
                                                         " differs from the reference by ", *error,
                                                         ", allowed ", error_bound()));
     }

@@ -64,6 +64,18 @@ class LayerCase {
   // Winograd, whose transforms cost digits.
   virtual double error_bound() const { return 1e-4; }
 
+  // The tensors that inputs are read from and outputs written to, dense, in the layers' layout:
+  // "x", "y", "weights", "dweights", "gamma", ... as the layers' headers call them.
+  struct TensorRef {
+    std::string name;
+    float* data;
+    int64_t count;
+    bool output;
+  };
+  std::vector<TensorRef> tensors() const;
+  // A check fails for a name that is not there.
+  float* tensor(absl::string_view name) const;
+
   // Runs both on outputs full of NaN and compares every output. FailedPrecondition names the tensor
   // and the error; an expectation that is all zeros or not finite fails too. Meant for small
   // batches: the naive reference is slow. `worst_error`, if given, is set.
@@ -73,7 +85,7 @@ class LayerCase {
   LayerCase(const LayerShape& shape, LayerPass pass, Context& ctx);
 
   // In constructors: *target points to `count` floats after Allocate().
-  void Request(float** target, int64_t count, MemoryCategory category);
+  void Request(const char* name, float** target, int64_t count, MemoryCategory category);
   void RequestOutput(const char* name, float** target, int64_t count, MemoryCategory category);
   // 64-byte aligned scratch.
   void RequestWorkspace(size_t bytes);
@@ -95,10 +107,11 @@ class LayerCase {
 
  private:
   struct Buffer {
+    const char* name;
     float** target;
     int64_t count;
     MemoryCategory category;
-    const char* output;  // its name, or null for an input
+    bool output;
   };
   static absl::StatusOr<std::unique_ptr<LayerCase>> Construct(const LayerShape& shape,
                                                               LayerPass pass,

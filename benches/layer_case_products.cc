@@ -39,17 +39,17 @@ class Conv2dCase : public LayerCase {
     if (pass == LayerPass::kBackwardData) {
       RequestOutput("dx", &x_, x_count, MemoryCategory::kActivations);
     } else {
-      Request(&x_, x_count, MemoryCategory::kActivations);
+      Request("x", &x_, x_count, MemoryCategory::kActivations);
     }
     if (weights_are_output) {
       RequestOutput("dweights", &weights_, conv_.weight_count(), MemoryCategory::kGradients);
     } else {
-      Request(&weights_, conv_.weight_count(), MemoryCategory::kWeights);
+      Request("weights", &weights_, conv_.weight_count(), MemoryCategory::kWeights);
     }
     if (pass == LayerPass::kForward) {
       RequestOutput("y", &y_, y_count, MemoryCategory::kActivations);
     } else {
-      Request(&y_, y_count, MemoryCategory::kActivations);
+      Request("dy", &y_, y_count, MemoryCategory::kActivations);
     }
     RequestWorkspace(Conv2dWorkspaceBytes(conv_, Conv2dPassOf(pass), algorithm, ctx.num_threads()));
   }
@@ -146,19 +146,19 @@ class LinearCase : public LayerCase {
     if (pass == LayerPass::kBackwardData) {
       RequestOutput("dx", &x_, x_count, MemoryCategory::kActivations);
     } else {
-      Request(&x_, x_count, MemoryCategory::kActivations);
+      Request("x", &x_, x_count, MemoryCategory::kActivations);
     }
     if (pass == LayerPass::kBackwardWeights) {
       RequestOutput("dweights", &weights_, linear_.weight_count(), MemoryCategory::kGradients);
       RequestOutput("dbias", &bias_, linear_.out_features, MemoryCategory::kGradients);
     } else {
-      Request(&weights_, linear_.weight_count(), MemoryCategory::kWeights);
-      Request(&bias_, linear_.out_features, MemoryCategory::kWeights);
+      Request("weights", &weights_, linear_.weight_count(), MemoryCategory::kWeights);
+      Request("bias", &bias_, linear_.out_features, MemoryCategory::kWeights);
     }
     if (pass == LayerPass::kForward) {
       RequestOutput("y", &y_, y_count, MemoryCategory::kActivations);
     } else {
-      Request(&y_, y_count, MemoryCategory::kActivations);
+      Request("dy", &y_, y_count, MemoryCategory::kActivations);
     }
     RequestWorkspace(LinearWorkspaceBytes(linear_, LinearPassOf(pass), ctx.num_threads()));
   }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -32,9 +33,9 @@ class BatchNorm2dCase : public LayerCase {
       : LayerCase(shape, pass, ctx), forward_(pass == LayerPass::kForward) {
     const int64_t count = shape.tensor.size();
     const int64_t channels = shape.tensor.c;
-    Request(&x_, count, kActivations);
-    Request(&gamma_, channels, MemoryCategory::kWeights);
-    Request(&beta_, channels, MemoryCategory::kWeights);
+    Request("x", &x_, count, kActivations);
+    Request("gamma", &gamma_, channels, MemoryCategory::kWeights);
+    Request("beta", &beta_, channels, MemoryCategory::kWeights);
     if (forward_) {
       RequestOutput("y", &y_, count, kActivations);
       RequestOutput("mean", &mean_, channels, kActivations);
@@ -43,9 +44,9 @@ class BatchNorm2dCase : public LayerCase {
       RequestOutput("running_mean", &running_mean_, channels, MemoryCategory::kWeights);
       RequestOutput("running_var", &running_var_, channels, MemoryCategory::kWeights);
     } else {
-      Request(&dy_, count, kActivations);
-      Request(&mean_, channels, kActivations);
-      Request(&inv_std_, channels, kActivations);
+      Request("dy", &dy_, count, kActivations);
+      Request("mean", &mean_, channels, kActivations);
+      Request("inv_std", &inv_std_, channels, kActivations);
       RequestOutput("dx", &y_, count, kActivations);
       RequestOutput("dgamma", &dgamma_, channels, MemoryCategory::kGradients);
       RequestOutput("dbeta", &dbeta_, channels, MemoryCategory::kGradients);
@@ -140,10 +141,10 @@ class UnaryCase : public LayerCase {
         x_shape_(x_shape),
         y_shape_(y_shape) {
     if (forward_) {
-      Request(&x_, x_shape_.size(), kActivations);
+      Request("x", &x_, x_shape_.size(), kActivations);
       RequestOutput("y", &y_, y_shape_.size(), kActivations);
     } else {
-      Request(&y_, y_shape_.size(), kActivations);
+      Request("dy", &y_, y_shape_.size(), kActivations);
       RequestOutput("dx", &x_, x_shape_.size(), kActivations);
     }
   }
@@ -171,7 +172,7 @@ class ReluCase : public UnaryCase {
  public:
   ReluCase(const LayerShape& shape, LayerPass pass, Context& ctx)
       : UnaryCase(shape, pass, shape.tensor, shape.tensor, ctx) {
-    if (!forward_) Request(&output_, shape.tensor.size(), kActivations);
+    if (!forward_) Request("y", &output_, shape.tensor.size(), kActivations);
   }
   void RunOptimized() override {
     if (forward_) return ReluForward(cx(), y(), ctx_);
@@ -200,7 +201,8 @@ class MaxPool2dCase : public UnaryCase {
  public:
   MaxPool2dCase(const LayerShape& shape, LayerPass pass, Context& ctx)
       : UnaryCase(shape, pass, shape.pool.input, shape.pool.output(), ctx) {
-    Request(&argmax_, (y_shape_.size() + 3) / 4, kActivations);
+    Request("argmax", &argmax_, (y_shape_.size() + 3) / 4, kActivations);
+    if (!forward_) Request("x", &source_, x_shape_.size(), kActivations);
   }
   void RunOptimized() override {
     if (forward_) return MaxPool2dForward(shape_.pool.params, cx(), y(), argmax(), ctx_);
@@ -219,9 +221,10 @@ class MaxPool2dCase : public UnaryCase {
     UnaryCase::Fill();
     if (forward_) return;
     // Winners of a forward pass over random numbers.
-    FillRandom("x", x_, x_shape_.size());
+    FillRandom("x", source_, x_shape_.size());
     std::vector<float> values(static_cast<size_t>(y_shape_.size()));
-    MaxPool2dForward(shape_.pool.params, cx(), Tensor(values.data(), y_shape_), argmax(), ctx_);
+    MaxPool2dForward(shape_.pool.params, ConstTensor(source_, x_shape_),
+                     Tensor(values.data(), y_shape_), argmax(), ctx_);
   }
   absl::Status CheckMore() override {
     if (!forward_) return absl::OkStatus();
@@ -236,6 +239,7 @@ class MaxPool2dCase : public UnaryCase {
  private:
   uint8_t* argmax() const { return reinterpret_cast<uint8_t*>(argmax_); }
   float* argmax_ = nullptr;  // bytes
+  float* source_ = nullptr;  // backward: what the winners were chosen from
 };
 
 class AvgPool2dCase : public UnaryCase {
@@ -294,10 +298,11 @@ class AddCase : public LayerCase {
       : LayerCase(shape, pass, ctx), forward_(pass == LayerPass::kForward) {
     const int64_t count = shape.tensor.size();
     if (forward_) {
-      for (float*& x : x_) Request(&x, count, kActivations);
+      Request("x0", &x_[0], count, kActivations);
+      Request("x1", &x_[1], count, kActivations);
       RequestOutput("y", &y_, count, kActivations);
     } else {
-      Request(&y_, count, kActivations);
+      Request("dy", &y_, count, kActivations);
       RequestOutput("dx0", &x_[0], count, kActivations);
       RequestOutput("dx1", &x_[1], count, kActivations);
     }
@@ -341,18 +346,21 @@ class ConcatCase : public LayerCase {
         forward_(pass == LayerPass::kForward),
         x_(shape.concat.channels.size()) {
     for (size_t i = 0; i < x_.size(); ++i) {
+      names_.push_back(absl::StrCat(forward_ ? "x" : "dx", i));
+    }
+    for (size_t i = 0; i < x_.size(); ++i) {
       const int64_t count = shape.concat.input(i).size();
       if (forward_) {
-        Request(&x_[i], count, kActivations);
+        Request(names_[i].c_str(), &x_[i], count, kActivations);
       } else {
-        RequestOutput("dx", &x_[i], count, kActivations);
+        RequestOutput(names_[i].c_str(), &x_[i], count, kActivations);
       }
     }
     const int64_t count = shape.concat.output().size();
     if (forward_) {
       RequestOutput("y", &y_, count, kActivations);
     } else {
-      Request(&y_, count, kActivations);
+      Request("dy", &y_, count, kActivations);
     }
   }
   void RunOptimized() override {
@@ -380,6 +388,7 @@ class ConcatCase : public LayerCase {
  private:
   bool forward_;
   std::vector<float*> x_;
+  std::vector<std::string> names_;
   std::vector<ConstTensor> inputs_;
   std::vector<Tensor> gradients_;
   float* y_ = nullptr;
@@ -390,8 +399,8 @@ class CrossEntropyCase : public LayerCase {
  public:
   CrossEntropyCase(const LayerShape& shape, LayerPass pass, Context& ctx)
       : LayerCase(shape, pass, ctx), n_(shape.linear.n), classes_(shape.linear.in_features) {
-    Request(&logits_, n_ * classes_, kActivations);
-    Request(&labels_, n_, kActivations);
+    Request("logits", &logits_, n_ * classes_, kActivations);
+    Request("labels", &labels_, n_, kActivations);
     RequestOutput("loss", &loss_, 1, kActivations);
     RequestOutput("dlogits", &dlogits_, n_ * classes_, kActivations);
     RequestWorkspace(CrossEntropyWorkspaceBytes(n_, classes_));

@@ -17,6 +17,9 @@
 #include "benches/harness.h"
 #include "benches/layer_case.h"
 #include "core/isa.h"
+#ifdef CLASSICNN_HAVE_ONEDNN
+#include "benches/peers/onednn.h"
+#endif
 #include "models/layer_shapes.h"
 #include "models/model.h"
 
@@ -29,9 +32,11 @@ ABSL_FLAG(std::string, shapes, "models",
           "n64c512k10 (linear), n64c64h32w32m1 (batch norm, training; m0 inference), "
           "n64c64h32w32r3s1p1 (pooling), n64c10 (cross-entropy), n64c64+128+32h32w32 (concat), "
           "n64c64h32w32 (the others). Each is used for the selected layers that it fits.");
-ABSL_FLAG(std::string, impl, "optimized",
-          "Implementations, separated by commas: optimized, or reference (the naive loops, on one "
-          "thread).");
+ABSL_FLAG(
+    std::string, impl, "optimized",
+    "Implementations, separated by commas: optimized, reference (the naive loops, on one "
+    "thread), onednn (oneDNN's direct algorithms) and onednn_auto (whichever it picks), where "
+    "this program was built with oneDNN.");
 ABSL_FLAG(std::string, algorithm, "",
           "Convolution algorithm to force: pointwise, direct, depthwise, winograd4, winograd2. "
           "Empty: the one a plan would take.");
@@ -50,6 +55,7 @@ struct Benchmark {
   int threads;
 
   bool reference() const { return impl == "reference"; }
+  bool onednn() const { return impl == "onednn" || impl == "onednn_auto"; }
   std::string Name() const {
     return absl::StrCat(LayerKindName(shape.kind), "_", LayerPassName(pass), "/", impl, "/",
                         shape.ToString(), "/threads:", threads);
@@ -71,6 +77,10 @@ class Runner {
     }
     if (b.reference()) {
       for (auto _ : state) case_->RunNaive();
+    } else if (b.onednn()) {
+#ifdef CLASSICNN_HAVE_ONEDNN
+      for (auto _ : state) peer_->Run();
+#endif
     } else {
       for (auto _ : state) case_->RunOptimized();
     }
@@ -81,6 +91,10 @@ class Runner {
   void TearDown() {
     current_.clear();
     case_.reset();
+#ifdef CLASSICNN_HAVE_ONEDNN
+    if (peer_ != nullptr) SettleOneDnnThreads();
+    peer_.reset();
+#endif
   }
 
   absl::Status SetUp(const Benchmark& b) {
@@ -91,7 +105,7 @@ class Runner {
     }
     // The algorithm is chosen for the shape that is timed; what is checked runs the same one.
     LayerCaseOptions options = b.options;
-    if (b.shape.kind == LayerKind::kConv2d) {
+    if (b.shape.kind == LayerKind::kConv2d && !b.onednn()) {
       const absl::StatusOr<Conv2dAlgorithm> algorithm =
           ChooseConv2dAlgorithm(b.shape.conv2d, b.pass, b.options);
       if (!algorithm.ok()) return algorithm.status();
@@ -104,7 +118,28 @@ class Runner {
     auto created = LayerCase::Create(b.shape, b.pass, options, *ctx_);
     if (!created.ok()) return created.status();
     case_ = *std::move(created);
-    if (!b.reference()) case_->RunOptimized();  // pages and caches are warm from here on
+    if (b.onednn()) return SetUpPeer(b);
+    executed_macs_ = b.reference() ? case_->macs() : case_->executed_macs();
+    if (b.reference()) {
+      label_ = "naive";
+      return absl::OkStatus();
+    }
+    label_ = case_->algorithm().empty() ? ActiveTarget()
+                                        : absl::StrCat(case_->algorithm(), " ", ActiveTarget());
+    case_->RunOptimized();  // pages and caches are warm from here on
+    return absl::OkStatus();
+  }
+
+  absl::Status SetUpPeer(const Benchmark& b) {
+#ifdef CLASSICNN_HAVE_ONEDNN
+    auto peer = OneDnnCase::Create(*case_, b.impl == "onednn_auto", b.threads);
+    case_.reset();
+    if (!peer.ok()) return peer.status();
+    peer_ = *std::move(peer);
+    executed_macs_ = peer_->executed_macs();
+    label_ = peer_->label();
+    peer_->Run();
+#endif
     return absl::OkStatus();
   }
 
@@ -118,16 +153,23 @@ class Runner {
     if (checked_.count(what) > 0) return absl::OkStatus();
     auto created = LayerCase::Create(small.shape, b.pass, options, *ctx_);
     if (!created.ok()) return created.status();
-    if (absl::Status status = (*created)->Check(); !status.ok()) return status;
+    if (b.onednn()) {
+#ifdef CLASSICNN_HAVE_ONEDNN
+      auto peer = OneDnnCase::Create(**created, b.impl == "onednn_auto", b.threads);
+      if (!peer.ok()) return peer.status();
+      if (absl::Status status = (*peer)->Check(**created); !status.ok()) return status;
+#endif
+    } else if (absl::Status status = (*created)->Check(); !status.ok()) {
+      return status;
+    }
     checked_.insert(what);
     return absl::OkStatus();
   }
 
   void Report(const Benchmark& b, benchmark::State& state) const {
-    const auto nominal = 2 * static_cast<double>(case_->macs());
-    const double executed =
-        b.reference() ? nominal : 2 * static_cast<double>(case_->executed_macs());
-    const auto bytes = static_cast<double>(case_->bytes());
+    const auto nominal = 2 * static_cast<double>(b.shape.macs());
+    const auto executed = 2 * static_cast<double>(executed_macs_);
+    const auto bytes = 4 * static_cast<double>(b.shape.traffic(b.pass));
     state.counters["num_threads"] = b.threads;
     state.counters["batch"] = static_cast<double>(b.shape.batch());
     state.counters["gflops"] = Rate(nominal * 1e-9);
@@ -139,18 +181,17 @@ class Runner {
       state.counters["roofline_fraction"] =
           Rate(std::max(executed / peaks->fma_flops, bytes / peaks->copy_bytes_per_second));
     }
-    if (b.reference()) {
-      state.SetLabel("naive");
-    } else {
-      const std::string algorithm = case_->algorithm();
-      state.SetLabel(algorithm.empty() ? ActiveTarget()
-                                       : absl::StrCat(algorithm, " ", ActiveTarget()));
-    }
+    state.SetLabel(label_);
   }
 
   std::string current_;  // name of the benchmark that case_ is for
   std::unique_ptr<Context> ctx_;
   std::unique_ptr<LayerCase> case_;
+#ifdef CLASSICNN_HAVE_ONEDNN
+  std::unique_ptr<OneDnnCase> peer_;  // instead of case_
+#endif
+  int64_t executed_macs_ = 0;
+  std::string label_;
   std::set<std::string> checked_;
 };
 
@@ -203,15 +244,20 @@ absl::StatusOr<std::vector<Benchmark>> Select() {
   auto layers = ParseChoices("layers", absl::GetFlag(FLAGS_layers), LayerKindNames());
   if (!layers.ok()) return layers.status();
   const std::string impl_text = absl::GetFlag(FLAGS_impl);
+#ifdef CLASSICNN_HAVE_ONEDNN
+  const auto impls =
+      ParseChoices("impl", impl_text, {"optimized", "reference", "onednn", "onednn_auto"});
+#else
   for (const absl::string_view word : absl::StrSplit(impl_text, ',')) {
     if (word == "onednn" || word == "onednn_auto") {
       return absl::InvalidArgumentError(
-          absl::StrCat("--impl=", word,
-                       ": this program was built without oneDNN; there are optimized and "
-                       "reference"));
+          absl::StrCat("bad value \"", word,
+                       "\" for --impl: not built in, oneDNN 2 was not found when this program was "
+                       "built; there are optimized and reference"));
     }
   }
-  auto impls = ParseChoices("impl", impl_text, {"optimized", "reference"});
+  const auto impls = ParseChoices("impl", impl_text, {"optimized", "reference"});
+#endif
   if (!impls.ok()) return impls.status();
   LayerCaseOptions options;
   if (const std::string name = absl::GetFlag(FLAGS_algorithm); !name.empty()) {
@@ -234,12 +280,19 @@ absl::StatusOr<std::vector<Benchmark>> Select() {
     const LayerCaseOptions own = shape.kind == LayerKind::kConv2d ? options : LayerCaseOptions();
     for (const LayerPass pass : LayerPasses(shape.kind)) {
       for (const std::string& impl : *impls) {
+#ifdef CLASSICNN_HAVE_ONEDNN
+        if ((impl == "onednn" || impl == "onednn_auto") && !OneDnnHas(shape.kind)) continue;
+#endif
         // The reference runs on one thread, whatever is asked for.
         for (const int threads : impl == "reference" ? std::vector<int>{1} : ThreadCounts()) {
           benchmarks.push_back({shape, pass, impl, own, threads});
         }
       }
     }
+  }
+  if (benchmarks.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--impl=", impl_text, " has none of the layers of --layers"));
   }
   return benchmarks;
 }
@@ -281,6 +334,9 @@ int Main(int argc, char** argv) {
                                   {"seed", absl::StrCat(kLayerCaseSeed)},
                                   {"precision", "f32"}});
   }
+#ifdef CLASSICNN_HAVE_ONEDNN
+  LimitOneDnn(ActiveTarget());
+#endif
   Runner runner;
   for (const Benchmark& b : *benchmarks) {
     benchmark::RegisterBenchmark(b.Name().c_str(), [&runner, b](benchmark::State& state) {

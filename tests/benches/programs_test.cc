@@ -161,6 +161,47 @@ TEST(BenchLayers, ARunThatMatchesNothingLeavesNoFile) {
   EXPECT_NE(access(path.c_str(), F_OK), 0);
 }
 
+#if CNN_BENCH_HAS_ONEDNN
+TEST(BenchLayers, OneDnnComputesTheSameAndIsNamed) {
+  // Each result is compared with the naive reference before it is timed.
+  const auto benchmarks = ByName(RunJson(
+      kLayers,
+      {"--impl=onednn,onednn_auto", "--threads=1,2",
+       "--shapes=n2c16h6w6k8r3s1p1,n2c16h6w6k16r3s2p1g16,n2c6h5w4k4r3s1p0g2,n3c16k10,"
+       "n2c16h6w6m1,n2c16h6w6m0,n2c16h6w6,n2c5h3w3,n2c16h7w6r3s2p1,n2c16+32h4w4,n2c3+5h4w4"}));
+  for (const char* name :
+       {"conv2d_forward/onednn/n2c16h6w6k8r3s1p1/threads:2",
+        "conv2d_backward_weights/onednn_auto/n2c6h5w4k4r3s1p0g2/threads:1",
+        "linear_backward_weights/onednn/n3c16k10/threads:1",
+        "batch_norm2d_backward/onednn/n2c16h6w6m1/threads:2",
+        "max_pool2d_backward/onednn/n2c16h7w6r3s2p1/threads:1",
+        "global_avg_pool2d_forward/onednn/n2c5h3w3/threads:1",
+        "add_backward/onednn/n2c16h6w6/threads:1", "concat_backward/onednn/n2c3+5h4w4/threads:1"}) {
+    ASSERT_EQ(benchmarks.count(name), 1u) << name;
+    const std::string label = benchmarks.at(name).value("label", "");
+    EXPECT_TRUE(absl::StartsWith(label, "oneDNN 2.")) << label;
+    EXPECT_EQ(benchmarks.at(name).at("num_threads"), absl::EndsWith(name, "2") ? 2.0 : 1.0);
+  }
+  for (const auto& [name, b] : benchmarks) {
+    EXPECT_FALSE(absl::StartsWith(name, "dropout")) << "oneDNN has none";
+  }
+}
+
+TEST(BenchLayers, OneDnnHasNoDropout) {
+  const ProgramRun run = RunProgram(kLayers, {"--impl=onednn", "--layers=dropout"});
+  EXPECT_EQ(run.exit_code, 2);
+  EXPECT_THAT(run.err, HasSubstr("--impl"));
+}
+#else
+TEST(BenchLayers, OneDnnIsRefusedWhereItIsNotBuiltIn) {
+  for (const char* impl : {"--impl=onednn", "--impl=optimized,onednn_auto"}) {
+    const ProgramRun run = RunProgram(kLayers, {impl});
+    EXPECT_EQ(run.exit_code, 2);
+    EXPECT_THAT(run.err, HasSubstr("not built in"));
+  }
+}
+#endif
+
 TEST(BenchPrograms, HelpListsOurFlagsAndGoogleBenchmarks) {
   for (const char* program : {kLayers, kModels}) {
     const ProgramRun run = RunProgram(program, {"--help"});
