@@ -16,8 +16,9 @@ struct Cut {
   static constexpr int64_t kMaxPartialBytes = 8 << 20;
   static constexpr int64_t kPieces = 64;  // as many as threads should find work
   static constexpr int64_t kMinGroupPixels = 256;
-  static constexpr int64_t kBlockPixels = 256;  // reduced at once, with sums in registers
-  static constexpr int64_t kColumnRange = 64;   // least width worth a part of its own
+  static constexpr int64_t kBlockPixels =
+      64;  // reduced at once: their rows stay in the first-level cache
+  static constexpr int64_t kColumnRange = 64;  // least width worth a part of its own
   static constexpr int64_t kRowRange = 56;
 
   // `run`: how many taps make a segment.
