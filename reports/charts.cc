@@ -116,6 +116,7 @@ Chart PointChart(const std::string& id, const std::vector<PointSeries>& series, 
     d["showLine"] = joined;
     d["pointRadius"] = joined && !s.marked_line ? 0 : 4.5;
     d["borderWidth"] = s.filled ? 1 : 2;
+    if (!s.point_styles.empty()) d["pointStyle"] = s.point_styles;
     if (s.stepped) d["stepped"] = "before";
     if (s.filled) {
       d["fill"] = datasets.empty() ? nlohmann::json("origin") : nlohmann::json("-1");

@@ -36,8 +36,9 @@ struct PointSeries {
   std::string label;
   std::string color;
   std::vector<std::pair<double, double>> points;
-  std::vector<std::string> point_labels;  // shown on hovering; empty, or one for each point
-  bool line = false;                      // joined, without markers
+  std::vector<std::string> point_labels = {};  // shown on hovering; empty, or one for each point
+  std::vector<std::string> point_styles = {};  // "circle", "triangle", ...; likewise
+  bool line = false;                           // joined, without markers
   bool filled = false;  // joined, the area below filled, stacked on the one before
   bool stepped = false;
   bool marked_line = false;  // joined, with markers

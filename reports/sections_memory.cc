@@ -59,11 +59,14 @@ Chart RooflineChart(const Results& r, const MachinePeaks& peaks) {
   std::vector<PointSeries> series;
   double least = 1, most = 100;
   for (const std::string& model : r.model_order) {
-    PointSeries s{model, ModelColor(model), {}, {}};
+    PointSeries s{model, ModelColor(model), {}};
     for (const RoofPoint& p : RoofPoints(r, model)) {
       if (p.flops == 0) continue;
       s.points.push_back({p.intensity(), p.flops / p.seconds});
       s.point_labels.push_back(absl::StrCat(model, " ", p.type, " ", p.pass));
+      s.point_styles.push_back(p.pass == "forward"         ? "circle"
+                               : p.pass == "backward_data" ? "triangle"
+                                                           : "rect");
       least = std::min(least, p.intensity());
       most = std::max(most, p.intensity());
     }
@@ -72,7 +75,7 @@ Chart RooflineChart(const Results& r, const MachinePeaks& peaks) {
   least /= 1.5;
   most *= 1.5;
   const double ridge = peaks.fma_flops / std::max(1.0, peaks.copy_bytes_per_second);
-  PointSeries roof{"measured roofs", "#1d2430", {}, {}};
+  PointSeries roof{"measured roofs", "#1d2430", {}};
   roof.points = {{least, least * peaks.copy_bytes_per_second},
                  {ridge, peaks.fma_flops},
                  {std::max(most, 2 * ridge), peaks.fma_flops}};
@@ -83,7 +86,8 @@ Chart RooflineChart(const Results& r, const MachinePeaks& peaks) {
                            {"executed FLOP/s", "flops", true});
   chart.height = 460;
   chart.caption = absl::StrCat(
-      "Each point is a layer type in one pass of a training step (hover for which). The slanted "
+      "Each point is a layer type in one pass of a training step (hover for which): circles are "
+      "forward, triangles backward by data, squares backward by weights. The slanted "
       "line "
       "is what the measured copy bandwidth allows, the flat one the measured multiply-add peak, "
       "both "
@@ -153,7 +157,7 @@ Section MemorySection(const ReportInput& input) {
     if (timeline.empty()) continue;
     std::vector<PointSeries> areas;
     for (const Category& c : kCategories) {
-      PointSeries area{c.name, c.color, {}, {}};
+      PointSeries area{c.name, c.color, {}};
       area.filled = true;
       area.stepped = true;
       for (const MemoryPoint& p : timeline) {

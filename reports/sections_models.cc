@@ -254,7 +254,7 @@ Section AccuracySection(const ReportInput& input) {
   for (const TrainingRun& run : input.runs) {
     const TrainedEpoch *last = run.last(), *best = run.best();
     double seconds = 0;
-    PointSeries curve{absl::StrCat(run.model, " (", run.path, ")"), PaletteColor(index++), {}, {}};
+    PointSeries curve{absl::StrCat(run.model, " (", run.path, ")"), PaletteColor(index++), {}};
     curve.marked_line = true;
     for (const TrainedEpoch& e : run.epochs) {
       seconds += e.seconds;

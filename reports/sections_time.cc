@@ -255,7 +255,7 @@ Section ScalingSection(const ReportInput& input) {
     const std::vector<PassResult>& scaling = r.model(name).scaling;
     const double one = scaling.front().seconds.median() * scaling.front().threads;
     std::vector<Cell> row = {name};
-    PointSeries line{name, ModelColor(name), {}, {}};
+    PointSeries line{name, ModelColor(name), {}};
     line.marked_line = true;
     for (const PassResult& pass : scaling) {
       row.push_back(FigureCell(input, absl::StrCat(name, "/threads/", pass.threads, "/seconds"),
@@ -272,7 +272,7 @@ Section ScalingSection(const ReportInput& input) {
   s.blocks.push_back(std::move(table));
   const double most = first.back().threads;
   if (first.size() > 2) {  // two points make no curve
-    PointSeries ideal{"ideal", "#9498a0", {{1, 1}, {most, most}}, {}};
+    PointSeries ideal{"ideal", "#9498a0", {{1, 1}, {most, most}}};
     ideal.line = true;
     lines.push_back(std::move(ideal));
     Chart chart = PointChart("chart-scaling", lines, {"threads", "number", false, 1, most},

@@ -18,6 +18,12 @@ NodeId StepNode(const Graph& graph, const Step& step) {
   return graph.parameters()[static_cast<size_t>(step.parameter_gradients[0].index)].node;
 }
 
+// The phase that reports count a step in: an update that is fused into the backward pass is an
+// update all the same.
+Phase ReportedPhase(const Step& step) {
+  return step.kind == StepKind::kUpdateParameter ? Phase::kUpdate : step.phase;
+}
+
 // Adds one step's time to every sample of `timing`.
 void Accumulate(const MeasuredPass& pass, size_t step, Timing* timing) {
   timing->samples.resize(pass.nanos.size(), 0);
@@ -77,7 +83,7 @@ PassResult SummarizePass(const Graph& graph, const MeasuredPass& pass, const Mac
   std::map<std::pair<std::string, std::string>, TypeResult> types;
   for (size_t i = 0; i < pass.plan.steps.size(); ++i) {
     const Step& step = pass.plan.steps[i];
-    switch (step.phase) {
+    switch (ReportedPhase(step)) {
       case Phase::kForward:
       case Phase::kLoss:
         Accumulate(pass, i, &r.forward);
@@ -126,7 +132,7 @@ std::vector<LayerResult> SummarizeLayers(const Graph& graph, const MeasuredPass&
     const NodeId id = StepNode(graph, step);
     const bool is_loss = step.kind == StepKind::kCrossEntropy || id == kNoNode;
     LayerResult& layer = is_loss ? loss : layers[id];
-    switch (step.phase) {
+    switch (ReportedPhase(step)) {
       case Phase::kForward:
       case Phase::kLoss:
         Accumulate(pass, i, &layer.forward);
@@ -138,7 +144,7 @@ std::vector<LayerResult> SummarizeLayers(const Graph& graph, const MeasuredPass&
         Accumulate(pass, i, &layer.update);
         break;
     }
-    if (!is_loss && graph.node(id).op == Op::kConv2d && step.phase != Phase::kUpdate) {
+    if (!is_loss && graph.node(id).op == Op::kConv2d && step.kind != StepKind::kUpdateParameter) {
       algorithms[id].push_back(Conv2dAlgorithmName(step.algorithm));
     }
   }
