@@ -15,6 +15,7 @@ nlohmann::json AxisJson(const Axis& axis) {
   nlohmann::json j = {{"type", axis.logarithmic ? "logarithmic" : "linear"},
                       {"title", {{"display", true}, {"text", axis.title}}}};
   if (!axis.logarithmic) j["beginAtZero"] = true;
+  if (axis.step > 0) j["ticks"] = {{"stepSize", axis.step}};
   if (axis.min < axis.max) {
     j["min"] = axis.min;
     j["max"] = axis.max;
@@ -30,6 +31,10 @@ double Rounded(double value) {
 }
 
 }  // namespace
+
+double ByteStep(double largest) {
+  return largest <= 0 ? 0 : std::exp2(std::ceil(std::log2(largest / 8)));
+}
 
 std::string PaletteColor(size_t index) { return kPalette[index % std::size(kPalette)]; }
 

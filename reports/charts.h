@@ -20,7 +20,11 @@ struct Axis {
   std::string format;  // of templates/charts.js: ms, percent, times, flops, bytes, images, number
   bool logarithmic = false;
   double min = 0, max = 0;  // equal: chosen by the chart
+  double step = 0;          // between ticks; 0: chosen by the chart
 };
+
+// A power of two that cuts `largest` bytes into four to eight parts: ticks at whole KiB, MiB, GiB.
+double ByteStep(double largest);
 
 struct Series {
   std::string label;

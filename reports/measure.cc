@@ -110,9 +110,11 @@ MeasureOptions MeasureOptions::ForMode(const std::string& mode, int threads) {
     o.min_rounds = o.max_rounds = 1;
     o.visit_samples = 3;
     o.visit_seconds = 0.1;
+    o.visit_most_seconds = 4;
     o.speedup_seconds = 5;
   } else if (mode == "full") {
     o.min_rounds = 4;
+    o.visit_most_seconds = 60;
     o.max_rounds = 12;
     o.scaling_rounds = 2;
     o.budget_seconds = 400;
@@ -173,7 +175,8 @@ absl::StatusOr<Results> Measure(const MeasureOptions& options, Progress* progres
     results.peaks.push_back(*peaks);
   }
 
-  const VisitLimits limits{options.visit_seconds, options.visit_samples};
+  const VisitLimits limits{options.visit_seconds, options.visit_samples,
+                           options.visit_most_seconds};
   const int models = static_cast<int>(results.model_order.size());
   const double rounds_started = Now();
   for (int round = 0; round < options.max_rounds; ++round) {

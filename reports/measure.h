@@ -29,6 +29,7 @@ struct MeasureOptions {
   // A visit takes samples until this time is used, at least `visit_samples` of them.
   double visit_seconds = 0.4;
   int visit_samples = 2;
+  double visit_most_seconds = 12;    // on slow machines fewer samples, but at least one
   std::vector<int> scaling_threads;  // thread counts beside `threads`
   std::vector<int64_t> batches;      // batches beside `batch`
 

@@ -74,7 +74,9 @@ absl::Status ModelBench::Visit(const VisitLimits& limits, MeasuredPass* pass) {
   run();  // touches the memory and fills the caches
 
   double used = 0;
-  for (int sample = 0; sample < limits.samples || used < limits.seconds; ++sample) {
+  for (int sample = 0; sample == 0 || (used < limits.most_seconds &&
+                                       (sample < limits.samples || used < limits.seconds));
+       ++sample) {
     StepTimes times;
     times.nanos.assign(pass->plan.steps.size(), 0);
     (*executor)->set_step_times(&times);

@@ -30,8 +30,9 @@ struct MeasuredPass {
 };
 
 struct VisitLimits {
-  double seconds = 0.4;
-  int samples = 2;
+  double seconds = 0.4;      // samples are taken until this time is used,
+  int samples = 2;           // at least so many,
+  double most_seconds = 20;  // but none is begun after this time, beyond the first
 };
 
 class ModelBench {

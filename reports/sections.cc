@@ -115,9 +115,7 @@ Section OverviewSection(const ReportInput& input) {
   }
   Chart chart = BarChart("chart-images", r.model_order, series,
                          {"images per second (logarithmic)", "images", true}, false, true);
-  chart.caption =
-      "Images per second; longer is faster. Each gridline is not the same distance but "
-      "the same factor.";
+  chart.caption = "Images per second; longer is faster. Equal distances are equal factors.";
   s.blocks.push_back(std::move(chart));
   return s;
 }

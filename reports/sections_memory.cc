@@ -124,8 +124,10 @@ Section MemorySection(const ReportInput& input) {
   }
   std::vector<Series> series;
   for (const Category& c : kCategories) series.push_back({c.name, c.color, {}});
+  double largest = 0;
   for (const std::string& name : r.model_order) {
     const MemoryResult& m = r.model(name).memory;
+    largest = std::max(largest, static_cast<double>(m.peak_bytes));
     std::vector<Cell> row = {name};
     for (size_t i = 0; i < std::size(kCategories); ++i) {
       const int64_t bytes = m.*kCategories[i].total;
@@ -140,8 +142,8 @@ Section MemorySection(const ReportInput& input) {
     table.rows.push_back(std::move(row));
   }
   s.blocks.push_back(std::move(table));
-  Chart bars =
-      BarChart("chart-memory", r.model_order, series, {"bytes at the peak", "bytes"}, true, true);
+  Chart bars = BarChart("chart-memory", r.model_order, series,
+                        {"bytes at the peak", "bytes", false, 0, 0, ByteStep(largest)}, true, true);
   bars.caption = "By category, at the fullest moment of a step.";
   s.blocks.push_back(std::move(bars));
   s.Text(
@@ -160,6 +162,7 @@ Section MemorySection(const ReportInput& input) {
       PointSeries area{c.name, c.color, {}};
       area.filled = true;
       area.stepped = true;
+      area.points.push_back({0, static_cast<double>(timeline[0].*c.point)});
       for (const MemoryPoint& p : timeline) {
         area.points.push_back({1e3 * p.seconds, static_cast<double>(p.*c.point)});
       }
@@ -168,7 +171,8 @@ Section MemorySection(const ReportInput& input) {
     Chart chart = PointChart(
         absl::StrCat("chart-timeline-", name), areas,
         {"milliseconds since the step began", "number", false, 0, 1e3 * timeline.back().seconds},
-        {"bytes in use", "bytes"});
+        {"bytes in use", "bytes", false, 0, 0,
+         ByteStep(static_cast<double>(r.model(name).memory.peak_bytes))});
     chart.height = 280;
     const auto turn = std::find_if(timeline.begin(), timeline.end(),
                                    [](const MemoryPoint& p) { return p.phase != "forward"; });

@@ -62,7 +62,7 @@ std::string Vgg(const Results& r, const ModelResult& m) {
       "non-linearities than one large kernel; the whole stack sees ",
       m.receptive_field, " × ", m.receptive_field,
       " pixels. Its work is all dense 3 × 3 convolution (", SharesText(m, "conv2d 3x3"),
-      "), which a CPU likes: ", FormatPercent(m.train_step.peak_fraction),
+      "), and a step reaches ", FormatPercent(m.train_step.peak_fraction),
       " of the peak. Paid: ", FormatScaled(static_cast<double>(m.parameters)), " parameters, ",
       FormatMegabytes(static_cast<double>(m.weight_bytes)), " of weights, for ",
       FormatDigits(static_cast<double>(m.macs) / static_cast<double>(m.parameters), 3),
@@ -71,9 +71,18 @@ std::string Vgg(const Results& r, const ModelResult& m) {
 }
 
 std::string Resnet(const Results& r, const ModelResult& m) {
+  const double vgg_first = Extra(r, "vgg16.first_gradient_rms");
+  const double vgg_last = Extra(r, "vgg16.last_gradient_rms");
+  const std::string beside =
+      vgg_first > 0 && vgg_last > 0
+          ? absl::StrCat(" (VGG-16, without such a path but with batch normalization: ",
+                         FormatTimes(vgg_first / vgg_last), ".)")
+          : "";
   return absl::StrCat(
-      "Gained: a path without weights from the loss to every block. ", GradientText(r, "resnet18"),
-      " Paid: the sums themselves, ", FormatPercent(ShareOf(m, "add").share),
+      "Gained: a path without weights from the loss to every block, on which gradients do not "
+      "vanish. ",
+      GradientText(r, "resnet18"), beside, " Paid: the sums themselves, ",
+      FormatPercent(ShareOf(m, "add").share),
       " of a step (the ReLU behind them included), and a backward pass in which a value has two "
       "readers whose gradients add up: ",
       FormatTimes(m.train_step.backward.median() / std::max(1e-12, m.train_step.forward.median())),

@@ -62,9 +62,8 @@ Table PhaseTable(const ReportInput& input) {
 Table SizeTable(const ReportInput& input) {
   Table table;
   table.caption = "Size and work";
-  table.header = {"model",   "parameters",     "conv",  "batch norm",         "linear",
-                  "weights", "MACs",           "FLOPs", "MACs per parameter", "convolutions",
-                  "nodes",   "receptive field"};
+  table.header = {"model", "parameters", "conv",       "batch norm", "linear", "weights",
+                  "MACs",  "FLOPs",      "MACs/param", "convs",      "nodes",  "sees"};
   for (const std::string& name : input.results.model_order) {
     const ModelResult& m = input.results.model(name);
     table.rows.push_back(
@@ -216,7 +215,7 @@ Section LayersSection(const ReportInput& input) {
       table.rows.push_back({absl::StrCat("`", l.name, "`"), l.type, l.input, l.output, l.algorithms,
                             l.parameters > 0 ? FormatCount(l.parameters) : "–",
                             l.macs > 0 ? FormatScaled(static_cast<double>(l.macs)) : "–",
-                            FormatTiming(l.forward), FormatTiming(l.backward),
+                            FormatSeconds(l.forward.median()), FormatSeconds(l.backward.median()),
                             l.update.empty() ? "–" : FormatSeconds(l.update.median()),
                             FigureCell(input, absl::StrCat(name, "/layer/", l.name, "/seconds"),
                                        FormatPercent(seconds / std::max(1e-12, all))),
