@@ -37,7 +37,14 @@ void CheckView(const View<T>& view, const Shape4& shape, const char* name) {
 // and in images below a tile most of a tile's products go to waste, while the direct algorithm
 // skips padding.
 bool WinogradBeatsDirect(const Conv2dShape& s) {
-  return s.in_channels >= 32 && s.out_channels >= 32 && s.out_h() >= 4 && s.out_w() >= 4;
+  return s.in_channels >= 16 && s.out_channels >= 16 && s.out_h() >= 4 && s.out_w() >= 4;
+}
+
+// F(4x4, 3x3), unless its ragged tiles (images of 5 x 5, 6 x 6) take as many products as those of
+// F(2x2, 3x3), whose transforms are cheaper where one side of the product is an image.
+bool SmallTilesBeatLarge(const Conv2dShape& s, Conv2dPass pass) {
+  return pass != Conv2dPass::kBackwardWeights &&
+         kConv2dWinograd2Ops.executed_macs(s, pass) <= kConv2dWinograd4Ops.executed_macs(s, pass);
 }
 
 }  // namespace
@@ -96,12 +103,16 @@ std::vector<Conv2dAlgorithm> Conv2dAlgorithms(const Conv2dShape& shape, Conv2dPa
     if (ops != nullptr && ops->supports(shape, pass)) result.push_back(algorithm);
   };
   add_if_supported(Conv2dAlgorithm::kDepthwise);
+  const auto add_winograd = [&] {
+    const bool small_first = SmallTilesBeatLarge(shape, pass);
+    add_if_supported(small_first ? Conv2dAlgorithm::kWinograd2 : Conv2dAlgorithm::kWinograd4);
+    add_if_supported(small_first ? Conv2dAlgorithm::kWinograd4 : Conv2dAlgorithm::kWinograd2);
+  };
   const bool winograd_first = WinogradBeatsDirect(shape);
-  if (allow_winograd && winograd_first) add_if_supported(Conv2dAlgorithm::kWinograd4);
+  if (allow_winograd && winograd_first) add_winograd();
   add_if_supported(Conv2dAlgorithm::kPointwise);
   add_if_supported(Conv2dAlgorithm::kDirect);
-  if (allow_winograd && !winograd_first) add_if_supported(Conv2dAlgorithm::kWinograd4);
-  if (allow_winograd) add_if_supported(Conv2dAlgorithm::kWinograd2);
+  if (allow_winograd && !winograd_first) add_winograd();
   return result;
 }
 

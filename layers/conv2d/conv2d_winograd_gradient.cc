@@ -15,7 +15,7 @@ int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 //
 // By images (many tiles, few channels): each piece takes a fixed group of images through
 // everything, tiles in blocks, and ends with the group's dw; the groups' are combined by a binary
-// tree. They stay below 8 MB, and du, which each thread keeps, below 2.4 MB.
+// tree. They stay below 8 MB, and du, which each thread keeps, below 3.6 MB.
 //
 // By channels (the rest): the tiles of a span are transformed into shared v and w. Then each piece
 // takes a block of input and output channels, sums all points of it over the whole span, and adds
@@ -60,7 +60,7 @@ struct GradientPlan {
   }
 
   static constexpr int64_t kManyTiles = 512;
-  static constexpr int64_t kFewProducts = 128 * 128;
+  static constexpr int64_t kFewProducts = 128 * 192;
   static constexpr int64_t kFewChannels = 512;
   static constexpr int64_t kPieces = 16;     // enough for the threads of most machines
   static constexpr int64_t kMaxGroups = 16;  // likewise

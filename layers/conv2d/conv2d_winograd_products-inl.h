@@ -108,20 +108,27 @@ void OuterPointsRows(const float* v, const WinogradLayout& v_layout, const float
                      bool accumulate, float* du, int64_t du_row, int64_t du_point,
                      WinogradPrefetch* inputs, WinogradPrefetch* gradients) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(hn::ScalableTag<float>()));
+  constexpr int64_t kLine = 16;  // floats of a cache line
+  const int64_t v_lines = (depth + kLine - 1) / kLine;
   for (int p = 0; p < kPoints; ++p) {
+    const float* const next_v = v + (p + 1 < kPoints ? p + 1 : 0) * v_layout.point;
+    const float* const next_w = w + (p + 1 < kPoints ? p + 1 : 0) * w_layout.point;
+    int64_t line = 0;
     for (int64_t k = 0; k < columns; k += 2 * lanes) {
-      for (int64_t c = 0; c < depth; c += kRows) {
+      for (int64_t c = 0; c < depth; c += kRows, ++line) {
         const float* const a = v + p * v_layout.point + c;
         const float* const b = w + p * w_layout.point + k;
         float* const to = du + p * du_point + c * du_row + k;
-        // The same tiles' next channels.
-        const float* const next = a + kRows;
+        // Each block fetches one more cache line of every tile at the next point, v's and then w's.
+        const bool of_v = line < v_lines;
+        const float* const next = of_v ? next_v + line * kLine : next_w + (line - v_lines) * kLine;
+        const int64_t next_row = of_v ? v_layout.row : w_layout.row;
         if (columns - k > lanes) {
-          Block<kRows, 2>(a, 1, v_layout.row, b, w_layout.row, count, next, v_layout.row,
-                          accumulate, to, du_row);
+          Block<kRows, 2>(a, 1, v_layout.row, b, w_layout.row, count, next, next_row, accumulate,
+                          to, du_row);
         } else {
-          Block<kRows, 1>(a, 1, v_layout.row, b, w_layout.row, count, next, v_layout.row,
-                          accumulate, to, du_row);
+          Block<kRows, 1>(a, 1, v_layout.row, b, w_layout.row, count, next, next_row, accumulate,
+                          to, du_row);
         }
         inputs->Step();
         gradients->Step();

@@ -243,6 +243,7 @@ TEST(Conv2dWinogradChoice, IsMadeByShape) {
     return Conv2dAlgorithms(s, Conv2dPass::kForward).front();
   };
   EXPECT_EQ(first(Winograd(64, 64, 32, 32, 64, 1)), Conv2dAlgorithm::kWinograd4);
+  EXPECT_EQ(first(Winograd(64, 64, 6, 6, 64, 1)), Conv2dAlgorithm::kWinograd2);
   EXPECT_EQ(first(Winograd(64, 3, 32, 32, 64, 1)), Conv2dAlgorithm::kDirect);
   EXPECT_EQ(first(Winograd(64, 512, 2, 2, 512, 1)), Conv2dAlgorithm::kDirect);
   for (const Conv2dAlgorithm a :
