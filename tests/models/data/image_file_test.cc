@@ -1,0 +1,71 @@
+#include "models/data/image_file.h"
+
+#include <zlib.h>
+
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/testing/temp_folder.h"
+
+namespace classicnn {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::string Word(uint32_t v) {
+  return {static_cast<char>(v >> 24), static_cast<char>(v >> 16), static_cast<char>(v >> 8),
+          static_cast<char>(v)};
+}
+
+std::string Chunk(const std::string& type, const std::string& data) {
+  const std::string body = type + data;
+  const uLong crc =
+      crc32(0, reinterpret_cast<const Bytef*>(body.data()), static_cast<uInt>(body.size()));
+  return Word(static_cast<uint32_t>(data.size())) + body + Word(static_cast<uint32_t>(crc));
+}
+
+// A PNG of one colour.
+std::string Png(uint32_t height, uint32_t width, const std::string& rgb) {
+  std::string rows;
+  for (uint32_t y = 0; y < height; ++y) {
+    rows.push_back('\0');  // no filter
+    for (uint32_t x = 0; x < width; ++x) rows += rgb;
+  }
+  std::string packed(compressBound(static_cast<uLong>(rows.size())), '\0');
+  uLongf size = static_cast<uLongf>(packed.size());
+  compress(reinterpret_cast<Bytef*>(packed.data()), &size,
+           reinterpret_cast<const Bytef*>(rows.data()), static_cast<uLong>(rows.size()));
+  packed.resize(size);
+  const std::string header = Word(width) + Word(height) + std::string("\x08\x02\x00\x00\x00", 5);
+  return "\x89PNG\r\n\x1a\n" + Chunk("IHDR", header) + Chunk("IDAT", packed) + Chunk("IEND", "");
+}
+
+TEST(ImageFileTest, ReadsPngOfAnySize) {
+  TempFolder folder;
+  for (const uint32_t size : {1u, 20u, 100u}) {
+    const std::string path = folder.Write("a.png", Png(size, size + 3, "\x0a\x64\xc8"));
+    const auto pixels = ReadImageFile(path, 32, 32);
+    ASSERT_TRUE(pixels.ok()) << pixels.status();
+    ASSERT_EQ(pixels->size(), 32u * 32 * 3);
+    EXPECT_EQ((*pixels)[0], 10);
+    EXPECT_EQ((*pixels)[3 * 500 + 1], 100);
+    EXPECT_EQ((*pixels)[3 * 1023 + 2], 200);
+  }
+}
+
+TEST(ImageFileTest, RefusesWhatIsNoPicture) {
+  TempFolder folder;
+  const std::string png = Png(20, 20, "abc");
+  for (const std::string& contents :
+       {std::string(), std::string("hello"), png.substr(0, 40), std::string("\xff\xd8\xff\xe0")}) {
+    const std::string path = folder.Write("bad.png", contents);
+    const auto pixels = ReadImageFile(path, 32, 32);
+    ASSERT_FALSE(pixels.ok());
+    EXPECT_THAT(std::string(pixels.status().message()), HasSubstr(path));
+  }
+  EXPECT_FALSE(ReadImageFile(folder / "missing.png", 32, 32).ok());
+}
+
+}  // namespace
+}  // namespace classicnn

@@ -1,0 +1,229 @@
+// cnn-train and cnn-eval as programs: exit codes, messages, signals.
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <fstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/testing/temp_folder.h"
+
+namespace classicnn {
+namespace {
+
+using ::testing::HasSubstr;
+
+struct Result {
+  int code = -1;
+  std::string out, err;
+};
+
+// Runs a program with standard output and error into files of the folder.
+class Child {
+ public:
+  Child(const TempFolder& folder, const char* program, std::vector<std::string> args)
+      : folder_(folder) {
+    args.insert(args.begin(), program);
+    pid_ = fork();
+    if (pid_ == 0) {
+      FILE* const out = std::freopen((folder / "stdout").c_str(), "w", stdout);
+      FILE* const err = std::freopen((folder / "stderr").c_str(), "w", stderr);
+      std::vector<char*> argv;
+      for (auto& arg : args) argv.push_back(arg.data());
+      argv.push_back(nullptr);
+      if (out != nullptr && err != nullptr) execv(program, argv.data());
+      _exit(127);
+    }
+  }
+  void Signal(int number) { kill(pid_, number); }
+  Result Wait() {
+    int status = 0;
+    EXPECT_EQ(waitpid(pid_, &status, 0), pid_);
+    Result result;
+    result.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    result.out = folder_.Read("stdout");
+    result.err = folder_.Read("stderr");
+    return result;
+  }
+
+ private:
+  const TempFolder& folder_;
+  pid_t pid_ = -1;
+};
+
+Result RunTrain(const TempFolder& folder, const std::vector<std::string>& args) {
+  return Child(folder, CNN_TRAIN, args).Wait();
+}
+Result RunEval(const TempFolder& folder, const std::vector<std::string>& args) {
+  return Child(folder, CNN_EVAL, args).Wait();
+}
+
+const std::vector<std::string> kTiny = {
+    "--model=mobilenetv1", "--image_size=16", "--synthetic_images=32",
+    "--batch=8",           "--epochs=2",      "--threads=2"};
+std::vector<std::string> Tiny(const std::vector<std::string>& more) {
+  std::vector<std::string> args = kTiny;
+  args.insert(args.end(), more.begin(), more.end());
+  return args;
+}
+
+TEST(CnnTrainTest, HelpListsTheFlags) {
+  TempFolder folder;
+  const Result r = RunTrain(folder, {"--help"});
+  EXPECT_EQ(r.code, 0);
+  for (const char* flag : {"model",
+                           "data",
+                           "out",
+                           "recipe",
+                           "epochs",
+                           "batch",
+                           "lr",
+                           "schedule",
+                           "warmup_epochs",
+                           "momentum",
+                           "nesterov",
+                           "weight_decay",
+                           "decay_norm_and_bias",
+                           "label_smoothing",
+                           "dropout",
+                           "ema",
+                           "optimizer",
+                           "augment",
+                           "mean",
+                           "std",
+                           "seed",
+                           "threads",
+                           "precision",
+                           "memory_limit",
+                           "update",
+                           "init",
+                           "resume",
+                           "max_steps",
+                           "save_every",
+                           "keep",
+                           "log_every",
+                           "log_gradients",
+                           "eval_every",
+                           "synthetic_images",
+                           "target",
+                           "image_size",
+                           "num_classes"}) {
+    EXPECT_THAT(r.out, HasSubstr(absl::StrCat("  --", flag, " ")));
+  }
+}
+
+TEST(CnnTrainTest, BadUsageExitsTwoAndLeavesNothing) {
+  TempFolder folder;
+  const std::string out = "--out=" + (folder / "new/run");
+  const auto refused = [&](const std::vector<std::string>& args, const std::string& what) {
+    const Result r = RunTrain(folder, args);
+    SCOPED_TRACE(r.err);
+    EXPECT_EQ(r.code, 2);
+    EXPECT_THAT(r.err, HasSubstr(what));
+    const std::vector<std::string> lines = absl::StrSplit(r.err, '\n', absl::SkipEmpty());
+    EXPECT_LE(lines.size(), 3u);
+    EXPECT_FALSE(folder.Has("new"));
+  };
+  refused({out}, "--model");
+  refused({out, "--model=vgg19"}, "--model");
+  refused(Tiny({out, "--modle=vgg16"}), "--modle");
+  refused(Tiny({out, "--batch=0"}), "--batch");
+  refused(Tiny({out, "--batch=some"}), "--batch");
+  refused(Tiny({out, "--lr=-1"}), "--lr");
+  refused(Tiny({out, "--epochs=0"}), "--epochs");
+  refused(Tiny({out, "--precision=bf16"}), "f32");
+  refused(Tiny({out, "--recipe=magic"}), "--recipe");
+  refused(Tiny({out, "--num_classes=33"}), "--num_classes");
+  refused(Tiny({out, "--data=" + (folder / "none")}), folder / "none");
+  refused(Tiny({out, "--init=" + (folder / "none")}), folder / "none");
+  refused(Tiny({out, "--memory_limit=3M"}), "--memory_limit");
+  refused(Tiny({"--resume"}), "--out");
+  refused(Tiny({out, "--resume"}), folder / "new/run");
+  folder.Write("file", "");
+  refused(Tiny({"--out=" + (folder / "file/run")}), folder / "file/run");
+}
+
+TEST(CnnTrainTest, TrainsAndEvaluates) {
+  TempFolder folder;
+  const std::string run = folder / "run";
+  const Result r = RunTrain(folder, Tiny({"--out=" + run}));
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_THAT(r.out, HasSubstr("epoch   2/2"));
+  EXPECT_THAT(r.out, HasSubstr("chosen on the test set"));
+
+  const std::vector<std::string> eval = {"--weights=" + run + "/last.safetensors",
+                                         "--synthetic_images=32"};
+  const Result e = RunEval(folder, eval);
+  EXPECT_EQ(e.code, 0) << e.err;
+  for (const char* what : {"loss", "top-1", "top-5", "accuracy by class", "confusion matrix"}) {
+    EXPECT_THAT(e.out, HasSubstr(what));
+  }
+  // The accuracy of the last epoch is that of last.safetensors.
+  const std::string log = folder.Read("run/metrics.jsonl");
+  const size_t at = log.rfind("\"test_accuracy\":");
+  const double accuracy = std::stod(log.substr(at + 16));
+  EXPECT_NEAR(std::stod(e.out.substr(e.out.find("top-1") + 6)), 100 * accuracy, 0.006);
+
+  EXPECT_EQ(RunEval(folder, {"--model=vgg16", eval[0]}).code, 2);
+  EXPECT_EQ(RunEval(folder, {}).code, 2);
+  const Result missing = RunEval(folder, {eval[0], "--image=" + (folder / "none.png")});
+  EXPECT_EQ(missing.code, 2);
+  EXPECT_THAT(missing.err, HasSubstr("none.png"));
+
+  const Result again = RunTrain(folder, {"--resume", "--out=" + run});
+  EXPECT_EQ(again.code, 0);
+  EXPECT_THAT(again.out, HasSubstr("finished"));
+  const Result other = RunTrain(folder, {"--resume", "--out=" + run, "--lr=0.5"});
+  EXPECT_EQ(other.code, 2);
+  EXPECT_THAT(other.err, HasSubstr("--lr"));
+  EXPECT_EQ(RunTrain(folder, Tiny({"--out=" + run})).code, 2);
+}
+
+TEST(CnnTrainTest, DivergenceExitsOne) {
+  TempFolder folder;
+  const Result r = RunTrain(folder, Tiny({"--out=" + (folder / "run"), "--lr=1e30",
+                                          "--schedule=constant", "--warmup_epochs=0"}));
+  EXPECT_EQ(r.code, 1);
+  EXPECT_THAT(r.err, HasSubstr("not finite"));
+}
+
+// Interrupted by `number` once training has begun, resumed, equal to an uninterrupted run.
+void InterruptAndResume(int number, int expected_code) {
+  TempFolder folder;
+  const std::vector<std::string> flags = {"--epochs=9", "--log_every=1", "--save_every=3"};
+  auto whole = flags, parts = flags;
+  whole.push_back("--out=" + (folder / "whole"));
+  parts.push_back("--out=" + (folder / "parts"));
+  ASSERT_EQ(RunTrain(folder, Tiny(whole)).code, 0);
+  Child child(folder, CNN_TRAIN, Tiny(parts));
+  for (int i = 0; i < 1000 && folder.Read("parts/metrics.jsonl").size() < 600; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  child.Signal(number);
+  const Result stopped = child.Wait();
+  EXPECT_EQ(stopped.code, expected_code) << stopped.err;
+  if (expected_code == 0) {
+    EXPECT_THAT(stopped.err, HasSubstr("--resume"));
+  }
+  const Result resumed = RunTrain(folder, {"--resume", "--out=" + (folder / "parts")});
+  EXPECT_EQ(resumed.code, 0) << resumed.err;
+  for (const char* name : {"state", "last", "best"}) {
+    EXPECT_TRUE(folder.Read(absl::StrCat("whole/", name, ".safetensors")) ==
+                folder.Read(absl::StrCat("parts/", name, ".safetensors")))
+        << name;
+  }
+}
+TEST(CnnTrainTest, InterruptSavesAndExitsZero) { InterruptAndResume(SIGINT, 0); }
+TEST(CnnTrainTest, TerminateSavesAndExitsZero) { InterruptAndResume(SIGTERM, 0); }
+TEST(CnnTrainTest, KillLeavesAStateToGoOnFrom) { InterruptAndResume(SIGKILL, 128 + SIGKILL); }
+
+}  // namespace
+}  // namespace classicnn

@@ -1,0 +1,173 @@
+#include "models/train/augment.h"
+
+#include <algorithm>
+#include <map>
+#include <numeric>
+#include <set>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "models/data/synthetic.h"
+
+namespace classicnn {
+namespace {
+
+constexpr MeanStd kUnit{{0, 0, 0}, {1, 1, 1}};
+
+Dataset Synthetic(int64_t images) {
+  DataOptions options;
+  options.synthetic_images = images;
+  auto data = LoadDataset(options, nullptr);
+  EXPECT_TRUE(data.ok());
+  return *std::move(data);
+}
+
+std::vector<float> Fill(const ImageSet& images, const std::vector<int64_t>& indices,
+                        const Augmentation& augmentation, int threads, uint64_t epoch = 0,
+                        const MeanStd& normalization = kUnit, int64_t size = 32,
+                        bool mirrored = false) {
+  Context ctx(threads);
+  BatchMaker maker(images, size, size, normalization);
+  const Shape4 shape{static_cast<int64_t>(indices.size()), size, size, 3};
+  std::vector<float> batch(static_cast<size_t>(shape.size()), -1e9f);
+  std::vector<int32_t> labels(indices.size(), -1);
+  BatchRequest request;
+  request.images = indices;
+  request.augmentation = augmentation;
+  request.seed = 5;
+  request.epoch = epoch;
+  request.mirrored = mirrored;
+  maker.Fill(request, Tensor(batch.data(), shape), labels.data(), ctx);
+  for (size_t i = 0; i < indices.size(); ++i) EXPECT_EQ(labels[i], images.label(indices[i]));
+  return batch;
+}
+
+std::vector<int64_t> FirstIndices(int64_t count) {
+  std::vector<int64_t> indices(static_cast<size_t>(count));
+  std::iota(indices.begin(), indices.end(), 0);
+  return indices;
+}
+
+TEST(AugmentTest, ParsesLists) {
+  EXPECT_EQ(ToString(*ParseAugmentation("none")), "none");
+  EXPECT_EQ(ToString(*ParseAugmentation("flip,crop")), "crop,flip");
+  EXPECT_EQ(ToString(*ParseAugmentation("jitter")), "jitter");
+  for (const char* bad : {"", "crop,", "none,crop", "mixup"}) {
+    EXPECT_FALSE(ParseAugmentation(bad).ok()) << bad;
+  }
+}
+
+TEST(AugmentTest, NormalizesEachChannel) {
+  const Dataset data = Synthetic(10);
+  const MeanStd normalization{{0.5, 0.25, 0}, {0.5, 2, 4}};
+  const auto batch = Fill(*data.train, {7}, {}, 1, 0, normalization);
+  for (size_t e = 0; e < batch.size(); ++e) {
+    const double pixel = data.train->image(7)[e] / 255.0;
+    EXPECT_NEAR(batch[e], (pixel - normalization.mean[e % 3]) / normalization.std[e % 3], 1e-6);
+  }
+}
+
+TEST(AugmentTest, GreyIsCopiedToThreeChannels) {
+  auto images = ImageSet::Create(1, 32, 32, 1, nullptr);
+  ASSERT_TRUE(images.ok());
+  for (int p = 0; p < 1024; ++p) images->image(0)[p] = static_cast<uint8_t>(p);
+  const auto batch = Fill(*images, {0}, {}, 1);
+  for (size_t p = 0; p < 1024; ++p) {
+    for (size_t c = 0; c < 3; ++c) {
+      EXPECT_FLOAT_EQ(batch[p * 3 + c], static_cast<float>(p % 256) / 255.0f);
+    }
+  }
+}
+
+TEST(AugmentTest, SameBitsOnAnyNumberOfThreads) {
+  const Dataset data = Synthetic(40);
+  const Augmentation all{true, true, true};
+  for (const int64_t size : {32, 48}) {
+    const auto one = Fill(*data.train, FirstIndices(40), all, 1, 3, kUnit, size);
+    for (const int threads : {2, 3, 8}) {
+      EXPECT_EQ(Fill(*data.train, FirstIndices(40), all, threads, 3, kUnit, size), one) << threads;
+    }
+  }
+}
+
+TEST(AugmentTest, AnImageDependsOnItsNumberAndEpochAlone) {
+  const Dataset data = Synthetic(40);
+  const Augmentation all{true, true, true};
+  const auto batch = Fill(*data.train, {3, 17, 5}, all, 2);
+  const auto alone = Fill(*data.train, {17}, all, 1);
+  EXPECT_TRUE(std::equal(alone.begin(), alone.end(), batch.begin() + 3072));
+  EXPECT_NE(Fill(*data.train, {17}, all, 1, 1), alone);
+}
+
+// An image whose pixels say where they are: red is the row, green the column, blue 255.
+ImageSet Coordinates() {
+  auto images = ImageSet::Create(1, 32, 32, 3, nullptr);
+  EXPECT_TRUE(images.ok());
+  for (int p = 0; p < 1024; ++p) {
+    images->image(0)[3 * p] = static_cast<uint8_t>(p / 32);
+    images->image(0)[3 * p + 1] = static_cast<uint8_t>(p % 32);
+    images->image(0)[3 * p + 2] = 255;
+  }
+  return *std::move(images);
+}
+
+TEST(AugmentTest, CropsAndFlipsAreWindowsWithBlackBorders) {
+  const ImageSet images = Coordinates();
+  std::map<int, int> tops, lefts, flips;
+  constexpr int kEpochs = 1000;
+  for (uint64_t epoch = 0; epoch < kEpochs; ++epoch) {
+    const auto batch = Fill(images, {0}, {true, true, false}, 1, epoch);
+    const auto at = [&](int y, int x, int c) {
+      return static_cast<int>(std::lround(batch[static_cast<size_t>((y * 32 + x) * 3 + c)] * 255));
+    };
+    // From the middle, which is never border.
+    const int top = at(16, 16, 0) - 16;
+    const bool flip = at(16, 17, 1) < at(16, 16, 1);
+    const int left = flip ? at(16, 16, 1) - 15 : at(16, 16, 1) - 16;
+    ++tops[top], ++lefts[left], ++flips[flip];
+    for (int y = 0; y < 32; ++y) {
+      for (int x = 0; x < 32; ++x) {
+        const int sy = y + top, sx = left + (flip ? 31 - x : x);
+        const bool inside = sy >= 0 && sy < 32 && sx >= 0 && sx < 32;
+        ASSERT_EQ(at(y, x, 0), inside ? sy : 0);
+        ASSERT_EQ(at(y, x, 1), inside ? sx : 0);
+        ASSERT_EQ(at(y, x, 2), inside ? 255 : 0);
+      }
+    }
+  }
+  EXPECT_EQ(tops.size(), 9u);
+  EXPECT_EQ(tops.begin()->first, -4);
+  EXPECT_EQ(lefts.size(), 9u);
+  EXPECT_EQ(lefts.rbegin()->first, 4);
+  for (const auto& [top, count] : tops) EXPECT_NEAR(count, kEpochs / 9.0, 50) << top;
+  EXPECT_NEAR(flips[true], kEpochs / 2.0, 80);
+}
+
+TEST(AugmentTest, JitterKeepsTheImageRecognizableAndInRange) {
+  const Dataset data = Synthetic(10);
+  const auto plain = Fill(*data.train, FirstIndices(10), {}, 1);
+  const auto jittered = Fill(*data.train, FirstIndices(10), {false, false, true}, 1);
+  EXPECT_NE(plain, jittered);
+  double difference = 0;
+  for (size_t i = 0; i < plain.size(); ++i) {
+    EXPECT_GE(jittered[i], 0);
+    EXPECT_LE(jittered[i], 1);
+    difference += std::abs(plain[i] - jittered[i]);
+  }
+  EXPECT_LT(difference / static_cast<double>(plain.size()), 0.2);
+  EXPECT_GT(difference / static_cast<double>(plain.size()), 0.005);
+}
+
+TEST(AugmentTest, MirroredIsTheOtherWayRound) {
+  const ImageSet images = Coordinates();
+  const auto plain = Fill(images, {0}, {}, 1);
+  const auto mirrored = Fill(images, {0}, {}, 1, 0, kUnit, 32, true);
+  for (size_t y = 0; y < 32; ++y) {
+    for (size_t x = 0; x < 32; ++x) {
+      EXPECT_EQ(mirrored[(y * 32 + x) * 3 + 1], plain[(y * 32 + 31 - x) * 3 + 1]);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace classicnn

@@ -1,0 +1,100 @@
+#include "models/train/evaluate.h"
+
+#include <cmath>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "models/model.h"
+
+namespace classicnn {
+namespace {
+
+TEST(EvaluateTest, CountsPredictions) {
+  Evaluation e;
+  AddPrediction({0.1, 0.6, 0.3}, 1, &e);
+  AddPrediction({0.1, 0.6, 0.3}, 2, &e);
+  AddPrediction({0.5, 0.5, 0.0}, 1, &e);  // of equals the first one wins
+  EXPECT_EQ(e.images, 3);
+  EXPECT_EQ(e.top1, 1);
+  EXPECT_EQ(e.top5, 3);
+  EXPECT_NEAR(e.loss, -std::log(0.6) - std::log(0.3) - std::log(0.5), 1e-12);
+  EXPECT_EQ(e.confused(1, 1), 1);
+  EXPECT_EQ(e.confused(2, 1), 1);
+  EXPECT_EQ(e.confused(1, 0), 1);
+  EXPECT_EQ(e.count(1), 2);
+  EXPECT_DOUBLE_EQ(e.class_accuracy(1), 0.5);
+  EXPECT_DOUBLE_EQ(e.class_accuracy(0), 0);
+}
+
+TEST(EvaluateTest, FiveBest) {
+  Evaluation e;
+  const std::vector<double> p = {0.3, 0.2, 0.15, 0.12, 0.1, 0.08, 0.05};
+  for (int label = 0; label < 7; ++label) AddPrediction(p, label, &e);
+  EXPECT_EQ(e.top1, 1);
+  EXPECT_EQ(e.top5, 5);
+}
+
+TEST(EvaluateTest, NotANumberIsWrongAndShows) {
+  Evaluation e;
+  AddPrediction({NAN, NAN}, 0, &e);
+  AddPrediction({0.1, 0.9}, 1, &e);
+  EXPECT_EQ(e.top1, 1);
+  EXPECT_TRUE(std::isnan(e.loss));
+}
+
+TEST(EvaluateTest, SoftmaxOfLargeLogits) {
+  const float logits[] = {1000, 1000, 990};
+  const auto p = Softmax(logits, 3);
+  EXPECT_NEAR(p[0], 0.5, 1e-4);
+  EXPECT_NEAR(p[0] + p[1] + p[2], 1, 1e-12);
+}
+
+// Every image once, whatever the batch, and the same result for any number of threads.
+TEST(EvaluateTest, LastPartialBatchCounts) {
+  ModelOptions model_options;
+  model_options.image_h = model_options.image_w = 16;
+  auto graph = BuildModel("mobilenetv1", model_options);
+  ASSERT_TRUE(graph.ok());
+  auto state = ModelState::Create(*graph, Optimizer::kNone, nullptr);
+  ASSERT_TRUE(state.ok());
+  (*state)->Initialize(*graph, 1);
+  DataOptions data_options;
+  data_options.synthetic_images = 52;  // 13 for testing
+  auto data = LoadDataset(data_options, nullptr);
+  ASSERT_TRUE(data.ok());
+  EvaluateOptions options;
+  options.normalization = {{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}};
+  std::vector<Evaluation> results;
+  for (const int threads : {1, 2, 3}) {
+    for (const int64_t batch : {1, 5, 13, 100}) {
+      Context ctx(threads);
+      options.batch = batch;
+      int64_t last = 0;
+      options.progress = [&](int64_t done, int64_t total) {
+        EXPECT_GT(done, last);
+        EXPECT_EQ(total, 13);
+        last = done;
+      };
+      auto e = Evaluate(*graph, state->get(), *data->test, options, ctx);
+      ASSERT_TRUE(e.ok()) << e.status();
+      EXPECT_EQ(e->images, 13);
+      EXPECT_EQ(last, 13);
+      EXPECT_EQ(ctx.memory().current(), 0);
+      results.push_back(*e);
+    }
+  }
+  for (const Evaluation& e : results) {
+    EXPECT_EQ(e.confusion, results[0].confusion);
+    EXPECT_NEAR(e.loss, results[0].loss, 1e-5);
+  }
+  EXPECT_EQ(results[1].loss, results[5].loss);  // batch 5 on 1 and on 2 threads
+  EXPECT_EQ(results[1].loss, results[9].loss);
+  Context ctx(1);
+  options.progress = nullptr;
+  options.cancelled = [] { return true; };
+  EXPECT_TRUE(
+      absl::IsCancelled(Evaluate(*graph, state->get(), *data->test, options, ctx).status()));
+}
+
+}  // namespace
+}  // namespace classicnn

@@ -1,0 +1,125 @@
+#include "models/train/options.h"
+
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "models/model.h"
+#include "nlohmann/json.hpp"
+
+namespace classicnn {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(OptionsTest, RecipesOfAllModelsAreValid) {
+  for (const std::string& recipe : RecipeNames()) {
+    for (const std::string& model : ModelNames()) {
+      auto options = RecipeOptions(recipe, model);
+      ASSERT_TRUE(options.ok()) << options.status();
+      EXPECT_EQ(options->model, model);
+      EXPECT_TRUE(Resolve(&*options).ok()) << recipe << " " << model;
+      EXPECT_GT(options->lr, 0);
+    }
+  }
+  EXPECT_FALSE(RecipeOptions("best", "vgg16").ok());
+  EXPECT_FALSE(RecipeOptions("quick", "vgg19").ok());
+}
+
+TEST(OptionsTest, DefaultsFollowOptimizerAndBatch) {
+  TrainOptions sgd;
+  sgd.model = "vgg16";
+  sgd.batch = 256;
+  ASSERT_TRUE(Resolve(&sgd).ok());
+  EXPECT_DOUBLE_EQ(sgd.lr, 0.2);
+  EXPECT_DOUBLE_EQ(sgd.weight_decay, 5e-4);
+  EXPECT_EQ(sgd.update, "fused");
+  TrainOptions adamw;
+  adamw.model = "vgg16";
+  adamw.optimizer = "adamw";
+  adamw.log_gradients = true;
+  ASSERT_TRUE(Resolve(&adamw).ok());
+  EXPECT_DOUBLE_EQ(adamw.lr, 1e-3);
+  EXPECT_EQ(adamw.update, "after_backward");
+  EXPECT_EQ(adamw.log_every, 50);
+}
+
+TEST(OptionsTest, RefusesBadValuesNamingTheFlag) {
+  const auto refused = [](const char* flag, const nlohmann::json& value) {
+    TrainOptions good;
+    good.model = "resnet18";
+    nlohmann::json json = good;
+    json[flag] = value;
+    auto options = TrainOptionsFromJson(json);
+    ASSERT_TRUE(options.ok()) << options.status();
+    const absl::Status status = Resolve(&*options);
+    EXPECT_FALSE(status.ok()) << flag << " " << value;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(std::string("--") + flag));
+  };
+  refused("model", "");
+  refused("model", "alexnet");
+  refused("batch", 0);
+  refused("epochs", 0);
+  refused("lr", 0.0);
+  refused("schedule", "linear");
+  refused("warmup_epochs", -0.5);
+  refused("momentum", 1.0);
+  refused("weight_decay", std::numeric_limits<double>::infinity());
+  refused("label_smoothing", 1.0);
+  refused("dropout", 1.5);
+  refused("ema", -0.1);
+  refused("optimizer", "adam");
+  refused("augment", "crop,mixup");
+  refused("mean", "1,2");
+  refused("mean", "1,2,x");
+  refused("std", "1,0,1");
+  refused("precision", "bf16");
+  refused("memory_limit", "much");
+  refused("memory_limit", "0");
+  refused("update", "later");
+  refused("max_steps", -1);
+  refused("save_every", -1);
+  refused("keep", 0);
+  refused("log_every", -1);
+  refused("eval_every", 0);
+  refused("synthetic_images", -1);
+}
+
+TEST(OptionsTest, RefusesGradientLogsOfFusedUpdates) {
+  TrainOptions options;
+  options.model = "vgg16";
+  options.log_gradients = true;
+  options.update = "fused";
+  EXPECT_THAT(std::string(Resolve(&options).message()), HasSubstr("--log_gradients"));
+}
+
+TEST(OptionsTest, JsonGoesBothWays) {
+  auto options = RecipeOptions("accuracy", "googlenet");
+  ASSERT_TRUE(options.ok());
+  options->seed = ~uint64_t{0};
+  options->lr = 0.1 + 0.2;
+  ASSERT_TRUE(Resolve(&*options).ok());
+  const nlohmann::json json = *options;
+  const auto back = TrainOptionsFromJson(nlohmann::json::parse(json.dump()));
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(nlohmann::json(*back), json);
+  EXPECT_EQ(back->seed, ~uint64_t{0});
+  nlohmann::json broken = json;
+  broken.erase("ema");
+  EXPECT_FALSE(TrainOptionsFromJson(broken).ok());
+  broken = json;
+  broken["epochs"] = "ten";
+  EXPECT_FALSE(TrainOptionsFromJson(broken).ok());
+}
+
+TEST(OptionsTest, ChannelsAsText) {
+  const std::array<double, 3> values{0.1, 1.0 / 3, 12345.678901234567};
+  const auto back = ParseChannels("mean", FormatChannels(values), {}, false);
+  ASSERT_TRUE(back.ok());
+  EXPECT_EQ(*back, values);
+  EXPECT_EQ(FormatChannels({0.4914, 0.4822, 0.4465}), "0.4914,0.4822,0.4465");
+  EXPECT_EQ(*ParseChannels("mean", "measure", values, false), values);
+}
+
+}  // namespace
+}  // namespace classicnn
