@@ -58,7 +58,7 @@ class ModelRunner {
   // with `profile` three more are timed step by step. Neither costs the measured steps anything.
   ModelRunner(Tracer* tracer, bool profile) : tracer_(tracer), profile_(profile) {}
 
-  // Checks the model (once for each model, mode and number of threads), sets up and measures.
+  // Checks the model (once for each model, mode and kind of update), sets up and measures.
   void Run(const ModelBenchmark& b, benchmark::State& state);
 
   // Tables of what ran with `profile`.
