@@ -194,7 +194,8 @@ Verdict JudgeRange(double low, double high, double measured) {
 }
 
 bool IsCifar10(const TrainingRun& run) {
-  return absl::StrContains(absl::AsciiStrToLower(run.data), "cifar");
+  const std::string& text = run.kind.empty() ? run.data : run.kind;
+  return absl::StrContains(absl::AsciiStrToLower(text), "cifar");
 }
 
 const TrainingRun* FindRun(const std::vector<TrainingRun>& runs, const std::string& model,

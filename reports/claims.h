@@ -37,7 +37,7 @@ Verdict JudgeRange(double low, double high, double measured);
 // augmentation; null without such a run.
 const TrainingRun* FindRun(const std::vector<TrainingRun>& runs, const std::string& model,
                            bool augmented);
-// Whether the run's data are a folder with CIFAR-10, judged by its name.
+// Whether the run was trained on CIFAR-10: by the kind of its data, else by the name of its folder.
 bool IsCifar10(const TrainingRun& run);
 
 // Position of `model` (1 first) among the measured models by a value; ties share a position.

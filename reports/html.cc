@@ -54,8 +54,10 @@ struct HtmlBlock {
         cell.set("html", InlineHtml(row[i].text));
         const bool has_change = !row[i].change.empty();
         const char* tone = ToneClass(row[i].tone);
-        cell.set("class",
-                 absl::StrCat(column_class(i), has_change ? "" : " ", has_change ? "" : tone));
+        // Short texts stay on one line; sentences may take several.
+        constexpr size_t kShort = 44;
+        cell.set("class", absl::StrCat(column_class(i), row[i].text.size() > kShort ? " wrap" : "",
+                                       has_change ? "" : " ", has_change ? "" : tone));
         if (has_change) {
           mustache::data change;
           change.set("text", row[i].change);

@@ -51,7 +51,7 @@ std::string ModelTitle(const std::string& model) {
 
 Cell FigureCell(const ReportInput& input, const std::string& key, const std::string& text) {
   const Change* change = input.comparison.Find(key);
-  if (change == nullptr) return text;
+  if (change == nullptr || change->relative == 0) return text;
   Tone tone = Tone::kMuted;
   if (change->beyond_noise) tone = change->worse ? Tone::kBad : Tone::kGood;
   return {text, FormatSignedPercent(change->relative), tone};

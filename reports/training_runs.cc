@@ -71,6 +71,9 @@ absl::StatusOr<TrainingRun> ReadTrainingRun(const std::string& folder) {
     return absl::InvalidArgumentError(absl::StrCat("'", config_path, "' names no model"));
   }
   run.data = FindText(config, "data");
+  if (config.contains("data") && config["data"].is_object()) {
+    run.kind = config["data"].value("kind", "");
+  }
   run.augment = FindText(config, "augment");
   run.recipe = FindText(config, "recipe");
 

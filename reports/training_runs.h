@@ -21,6 +21,7 @@ struct TrainingRun {
   std::string path;
   std::string model;
   std::string data;     // --data as it was given
+  std::string kind;     // "cifar10", "idx", "synthetic"; empty where config.json does not say
   std::string augment;  // "none", "crop,flip", ...
   std::string recipe;   // empty without one
   std::vector<TrainedEpoch> epochs;

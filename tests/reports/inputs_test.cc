@@ -44,9 +44,22 @@ TEST_F(InputsTest, ReadsARun) {
   EXPECT_EQ(run->model, "vgg16");
   EXPECT_EQ(run->data, "cifar");
   EXPECT_FALSE(run->augmented());
+  EXPECT_EQ(run->kind, "");
   ASSERT_EQ(run->epochs.size(), 3u);
   EXPECT_EQ(run->last()->epoch, 2) << "the third was not evaluated";
   EXPECT_EQ(run->best()->epoch, 1);
+}
+
+TEST_F(InputsTest, ReadsTheKindOfTheData) {
+  Write(
+      "config.json",
+      R"({"data": {"kind": "cifar10"}, "flags": {"model": "vgg16", "data": "data", "augment": "crop"}})");
+  Write("metrics.jsonl", kEpochs);
+  const auto run = ReadTrainingRun(folder_);
+  ASSERT_TRUE(run.ok()) << run.status();
+  EXPECT_EQ(run->kind, "cifar10");
+  EXPECT_EQ(run->data, "data");
+  EXPECT_TRUE(run->augmented());
 }
 
 TEST_F(InputsTest, ARunThatIsStillGoingHasAHalfLine) {
