@@ -27,7 +27,7 @@ struct ModelBounds {
   double gradient = 0.25;
   double median = 0.1;  // 0: not judged
   // Of parameters after an update, given the gradient that was applied.
-  double update = 1e-5;
+  double update = 1e-4;
 };
 // Of one node on the reference's inputs: kLayerBound, or kWinogradBound.
 
