@@ -127,6 +127,7 @@ struct WinogradKernels {
                           const float* zeros, int64_t begin, int64_t count,
                           const WinogradLayout& layout, float* v);
   // m (+)= v * u over `depth` for all points: `count` rows, padded to a multiple of block_rows.
+  // Steps `inputs` and `outputs` once for each register block.
   void (*multiply)(const float* v, const WinogradLayout& v_layout, const float* u,
                    int64_t u_point_stride, int64_t depth, int64_t width, int64_t count,
                    bool accumulate, float* m, const WinogradLayout& m_layout,
@@ -141,7 +142,7 @@ struct WinogradKernels {
                              int64_t begin, int64_t count, const WinogradLayout& layout, float* w);
   // du[point][depth][columns] (+)= sum over `count` tiles of v[tile][depth] * w[tile][columns], for
   // all points. Up to block_rows - 1 rows more than depth and columns up to whole vectors are
-  // written as well; a row of du has du_row elements.
+  // written as well; a row of du has du_row elements. Steps like multiply.
   void (*outer)(const float* v, const WinogradLayout& v_layout, const float* w,
                 const WinogradLayout& w_layout, int64_t count, int64_t depth, int64_t columns,
                 bool accumulate, float* du, int64_t du_row, int64_t du_point,

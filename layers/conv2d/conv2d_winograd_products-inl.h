@@ -30,7 +30,7 @@ inline constexpr int kBlockRows = 6;
 
 // out[i][j] (+)= sum over d in [0, depth) of a[i * a_row + d * a_depth] * b[d * b_depth + j], for
 // i in [0, kRows) and j in kVecs vectors. Each step also asks for one more cache line from
-// `ahead` on, kAheadStep elements from one to the next, and for the line of b some steps ahead.
+// `ahead` on, ahead_step elements from one to the next, and for the line of b some steps ahead.
 template <int kRows, int kVecs>
 HWY_NOINLINE void Block(const float* HWY_RESTRICT a, int64_t a_row, int64_t a_depth,
                         const float* HWY_RESTRICT b, int64_t b_depth, int64_t depth,
