@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <map>
 #include <numeric>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -211,9 +213,13 @@ absl::Status Trainer::DescribeNonFinite(const std::string& what) {
       }
     }
   }
-  return absl::AbortedError(absl::StrCat("step ", position_.step + 1, ": ", what, " is not finite",
-                                         where, "\nthe last good state is still in ", out_,
-                                         "; a lower --lr or a longer --warmup_epochs may help"));
+  std::error_code error;
+  const bool saved = std::filesystem::exists(Path(kStateFile), error);
+  return absl::AbortedError(
+      absl::StrCat("step ", position_.step + 1, ": ", what, " is not finite", where, "\n",
+                   saved ? absl::StrCat("the last good state is still in ", out_)
+                         : absl::StrCat("nothing had been saved in ", out_, " yet"),
+                   "; a lower --lr or a longer --warmup_epochs may help"));
 }
 
 absl::Status Trainer::EvaluateEpoch(const TrainCallbacks& callbacks, EpochResult* result) {
