@@ -1,8 +1,8 @@
 // Batch normalization over the images and pixels of each channel (Ioffe and Szegedy, 2015),
 // optionally followed by ReLU in the same pass.
 //
-//   y[n,h,w,c] = gamma[c] * (x[n,h,w,c] - mean[c]) * inv_std[c] + beta[c],  then max(0, .) with relu
-//   inv_std[c] = 1 / sqrt(var[c] + eps)
+//   y[n,h,w,c] = gamma[c] * (x[n,h,w,c] - mean[c]) * inv_std[c] + beta[c],  then max(0, .) with
+//   relu inv_std[c] = 1 / sqrt(var[c] + eps)
 //
 // Training: mean and var are those of the batch (var biased: divided by M = N*H*W), and
 //   running_mean = (1 - momentum) * running_mean + momentum * mean
@@ -37,15 +37,15 @@ struct BatchNorm2dForwardArgs {
   View<const T> x;
   const T* gamma = nullptr;
   const T* beta = nullptr;
-  View<T> y;                  // overwritten
+  View<T> y;  // overwritten
   bool training = true;
   bool relu = false;
   double eps = 1e-5;
   double momentum = 0.1;      // weight of the batch in the running statistics
   T* running_mean = nullptr;  // training: updated; inference: read
   T* running_var = nullptr;
-  T* mean = nullptr;          // overwritten in both modes with what was used: backward needs it
-  T* inv_std = nullptr;       // likewise
+  T* mean = nullptr;     // overwritten in both modes with what was used: backward needs it
+  T* inv_std = nullptr;  // likewise
   Workspace workspace;
 };
 

@@ -73,8 +73,8 @@ enum class Conv2dAlgorithm {
 const char* Conv2dAlgorithmName(Conv2dAlgorithm algorithm);  // "pointwise", "direct", ...
 absl::StatusOr<Conv2dAlgorithm> ParseConv2dAlgorithm(absl::string_view name);
 
-// Algorithms that can run this pass of this shape, the best known first: what the planner takes when
-// nothing overrules it. Never empty for a valid shape.
+// Algorithms that can run this pass of this shape, the best known first: what the planner takes
+// when nothing overrules it. Never empty for a valid shape.
 std::vector<Conv2dAlgorithm> Conv2dAlgorithms(const Conv2dShape& shape, Conv2dPass pass,
                                               bool allow_winograd = true);
 

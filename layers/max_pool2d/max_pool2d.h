@@ -4,7 +4,8 @@
 //
 // x       [N, H, W, C]     view
 // y       [N, OH, OW, C]   view; OH = (H + 2*padding - kernel) / stride + 1, OW alike
-// argmax  [N, OH, OW, C]   dense, one byte: r*kernel + s of the winner. The first one wins a tie, in
+// argmax  [N, OH, OW, C]   dense, one byte: r*kernel + s of the winner. The first one wins a tie,
+// in
 //                          the order of r, s; a NaN wins over everything (PyTorch's rules).
 // Padding never wins. Backward gives each output's gradient to its winner:
 //   dx[n,h,w,c] = sum of dy[n,oh,ow,c] over the windows whose winner is (h, w).
@@ -31,8 +32,7 @@ void MaxPool2dBackward(const Pool2dParams& params, ConstTensor dy, const uint8_t
                        bool accumulate, Context& ctx);
 
 template <typename T>
-void MaxPool2dForwardNaive(const Pool2dParams& params, View<const T> x, View<T> y,
-                           uint8_t* argmax);
+void MaxPool2dForwardNaive(const Pool2dParams& params, View<const T> x, View<T> y, uint8_t* argmax);
 template <typename T>
 void MaxPool2dBackwardNaive(const Pool2dParams& params, View<const T> dy, const uint8_t* argmax,
                             View<T> dx, bool accumulate);
