@@ -1,6 +1,7 @@
 #include "core/memory.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
@@ -61,6 +62,12 @@ absl::StatusOr<std::unique_ptr<Arena>> Arena::Create(const BytesByCategory& byte
   auto arena = std::unique_ptr<Arena>(new Arena);
   arena->bytes_ = bytes;
   arena->size_ = static_cast<size_t>(Total(bytes));
+  // The system would promise more than there is, and end the program once it is touched.
+  const int64_t machine = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
+  if (machine > 0 && Total(bytes) > machine) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("cannot map ", arena->size_, " bytes of memory: this machine has ", machine));
+  }
   if (arena->size_ > 0) {
     // One huge page more than asked for, so that the start can be aligned to one.
     arena->mapping_size_ = arena->size_ + kHugePage;

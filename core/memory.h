@@ -54,7 +54,7 @@ class Arena {
  public:
   // `bytes` by category sum to the size of the arena and are reported to `tracker` (which must
   // outlive the arena; may be null) until the arena is destroyed. ResourceExhausted where the
-  // system refuses the memory.
+  // system refuses the memory, or the machine has less than that.
   static absl::StatusOr<std::unique_ptr<Arena>> Create(const BytesByCategory& bytes,
                                                        MemoryTracker* tracker);
   ~Arena();

@@ -30,11 +30,10 @@ struct ProgramInfo {
 };
 
 // Parses Abseil flags as Abseil does: --flag=value, --flag value, --bool, --nobool, one dash or
-// two,
-// "--" ends them, of repeated flags the last counts. --help prints every flag of this program and
-// exits 0; an unknown flag, a bad value or a stray argument prints at most three lines to stderr
-// and exits 2. Arguments for which `is_foreign` holds are left in argv for another library to read.
-// Applies --target.
+// two, "--" ends them, of repeated flags the last counts. --help prints every flag of this program
+// and exits 0; an unknown flag, a bad value or a stray argument prints at most three lines to
+// stderr and exits 2. Arguments for which `is_foreign` holds are left in argv for another library
+// to read. Applies --target.
 void ParseProgramFlags(const ProgramInfo& info, int* argc, char** argv,
                        const std::function<bool(absl::string_view)>& is_foreign = nullptr);
 
