@@ -70,6 +70,10 @@ absl::StatusOr<std::array<double, 3>> ChannelsFrom(const SafetensorsFile& file,
                                                    const std::string& otherwise, bool positive) {
   const auto found = file.metadata().find(name);
   if (!flag.empty() || found == file.metadata().end()) {
+    if (flag == "measure") {
+      return absl::InvalidArgumentError(absl::StrCat("bad value \"", flag, "\" for --", name,
+                                                     ": give three comma-separated numbers"));
+    }
     return ParseChannels(name, flag.empty() ? otherwise : flag, {1, 1, 1}, positive);
   }
   auto values = ParseChannels(name, found->second, {1, 1, 1}, positive);
@@ -95,6 +99,11 @@ absl::StatusOr<Loaded> Load(Context& ctx) {
                                                      absl::StrJoin(ModelNames(), ", ")));
     }
     model = *from_file;
+  } else if (const auto& known = ModelNames();
+             std::find(known.begin(), known.end(), model) == known.end()) {
+    return absl::InvalidArgumentError(absl::StrCat("bad value \"", model.substr(0, 80),
+                                                   "\" for --model: give one of ",
+                                                   absl::StrJoin(known, ", ")));
   }
   const auto image_size = SizeFrom(*file, "image_size", ImageSizeFlag());
   const auto num_classes = SizeFrom(*file, "num_classes", NumClassesFlag());
@@ -104,7 +113,11 @@ absl::StatusOr<Loaded> Load(Context& ctx) {
   options.image_h = options.image_w = *image_size;
   options.num_classes = *num_classes;
   auto graph = BuildModel(model, options);
-  if (!graph.ok()) return graph.status();
+  if (!graph.ok()) {
+    return absl::Status(graph.status().code(),
+                        absl::StrCat(FlagWasGiven("image_size") ? "--image_size: " : path + ": ",
+                                     graph.status().message()));
+  }
   auto state = ModelState::Create(*graph, Optimizer::kNone, &ctx.memory());
   if (!state.ok()) return state.status();
   if (absl::Status s = LoadWeights(path, *graph, state->get()); !s.ok()) return s;
@@ -183,6 +196,11 @@ absl::Status EvaluateData(Loaded& loaded, Context& ctx) {
     return absl::InvalidArgumentError(absl::StrCat("bad value \"", absl::GetFlag(FLAGS_batch),
                                                    "\" for --batch: must be at least 1"));
   }
+  if (absl::GetFlag(FLAGS_synthetic_images) < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("bad value \"", absl::GetFlag(FLAGS_synthetic_images),
+                     "\" for --synthetic_images: must be at least 0"));
+  }
   DataOptions data_options;
   data_options.source = absl::GetFlag(FLAGS_data);
   data_options.num_classes = loaded.graph.num_classes();
@@ -207,7 +225,10 @@ absl::Status EvaluateData(Loaded& loaded, Context& ctx) {
   Progress progress("cnn-eval");
   options.progress = [&](int64_t done, int64_t total) { progress.Update(done, total, ""); };
   const auto e = Evaluate(loaded.graph, loaded.state.get(), *images, options, ctx);
-  if (!e.ok()) return e.status();
+  if (!e.ok()) {
+    return absl::Status(e.status().code(),
+                        absl::StrCat("--batch=", options.batch, ": ", e.status().message()));
+  }
   progress.Finish(absl::StrCat(e->images, " images"));
 
   std::printf("model %s, %lld %s images of %s\n", loaded.graph.model().c_str(),

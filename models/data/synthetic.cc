@@ -81,6 +81,11 @@ absl::StatusOr<Dataset> MakeSynthetic(const DataOptions& options, MemoryTracker*
                                                    " is more than the ", count,
                                                    " synthetic training images"));
   }
+  const auto named = [&](const absl::Status& status) {
+    return absl::Status(status.code(),
+                        absl::StrCat("--synthetic_images=", count, ": ", status.message()));
+  };
+  if (count > int64_t{1} << 40) return named(absl::InvalidArgumentError("that is too many"));
   Dataset data;
   data.kind = "synthetic";
   data.num_classes = options.num_classes;
@@ -90,13 +95,13 @@ absl::StatusOr<Dataset> MakeSynthetic(const DataOptions& options, MemoryTracker*
   }
   if (options.train) {
     auto train = MakeImages(count, "synthetic train", options.seed, patterns, tracker);
-    if (!train.ok()) return train.status();
+    if (!train.ok()) return named(train.status());
     data.train = *std::move(train);
   }
   if (options.test) {
     auto test = MakeImages(std::max<int64_t>(count / 4, 1), "synthetic test", options.seed,
                            patterns, tracker);
-    if (!test.ok()) return test.status();
+    if (!test.ok()) return named(test.status());
     data.test = *std::move(test);
   }
   return data;

@@ -39,7 +39,10 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const TrainOptions& opt
   model_options.num_classes = options.num_classes;
   model_options.dropout = options.dropout;
   auto graph = BuildModel(options.model, model_options);
-  if (!graph.ok()) return graph.status();
+  if (!graph.ok()) {
+    return absl::Status(graph.status().code(), absl::StrCat("--image_size=", options.image_size,
+                                                            ": ", graph.status().message()));
+  }
   trainer->graph_ = *std::move(graph);
 
   for (const auto step : {&Trainer::LoadData, &Trainer::MakePlans}) {
@@ -175,7 +178,9 @@ absl::Status Trainer::MakeStates(bool resume) {
   if (ema_ != nullptr) CopyWeights(graph_, *state_, ema_.get());
   // Everything the run will need of the system, before its folder is touched.
   auto executor = Executor::Create(graph_, plan_, state_.get(), ctx_);
-  return executor.status();
+  if (executor.ok()) return absl::OkStatus();
+  return absl::Status(executor.status().code(),
+                      absl::StrCat("--batch=", batch_, ": ", executor.status().message()));
 }
 
 absl::Status Trainer::Resume(const RunConfig& config) {
