@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/machine.h"
+#include "core/program.h"
 #include "models/model.h"
 #include "reports/extra.h"
 #include "reports/model_bench.h"
@@ -36,9 +37,9 @@ MeasuredPass Pass(bool train, int64_t batch, int threads) {
   return pass;
 }
 
-absl::Status WithName(const std::string& model, const absl::Status& status) {
+absl::Status WithName(const std::string& name, const absl::Status& status) {
   if (status.ok()) return status;
-  return absl::Status(status.code(), absl::StrCat(model, ": ", status.message()));
+  return absl::Status(status.code(), absl::StrCat(name, ": ", status.message()));
 }
 
 absl::StatusOr<ModelPasses> MakePasses(const std::string& model, const MeasureOptions& options) {
@@ -126,12 +127,15 @@ MeasureOptions MeasureOptions::ForMode(const std::string& mode, int threads) {
 }
 
 absl::Status CheckMeasurable(const MeasureOptions& options) {
+  const int64_t memory = GetMachineInfo().memory_bytes;
   ModelOptions model_options;
   model_options.image_h = model_options.image_w = options.image_size;
   model_options.num_classes = options.num_classes;
   for (const std::string& model : options.models) {
     const absl::StatusOr<Graph> graph = BuildModel(model, model_options);
-    if (!graph.ok()) return WithName(model, graph.status());
+    if (!graph.ok()) {
+      return WithName(absl::StrCat("--image_size=", options.image_size), graph.status());
+    }
     PlanOptions plan_options;
     plan_options.num_threads = options.threads;
     std::vector<int64_t> batches = options.batches;
@@ -139,7 +143,14 @@ absl::Status CheckMeasurable(const MeasureOptions& options) {
     for (const int64_t batch : batches) {
       plan_options.batch = batch;
       const absl::StatusOr<Plan> plan = MakePlan(*graph, plan_options);
-      if (!plan.ok()) return WithName(model, plan.status());
+      if (!plan.ok()) return WithName(absl::StrCat("--batch=", batch), plan.status());
+      // The system may promise memory and run out of it in the midst of measuring.
+      const int64_t bytes = plan->arena_bytes + Total(ModelState::Bytes(*graph, Optimizer::kSgd));
+      if (bytes > memory && memory > 0) {
+        return absl::ResourceExhaustedError(
+            absl::StrCat("--batch=", batch, ": ", model, " takes ", FormatBytes(bytes),
+                         ", and this machine has ", FormatBytes(memory)));
+      }
     }
   }
   return absl::OkStatus();
