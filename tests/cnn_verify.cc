@@ -13,6 +13,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "core/file.h"
+#include "core/machine.h"
 #include "core/program.h"
 #include "models/layer_shapes.h"
 #include "models/model.h"
@@ -118,6 +119,20 @@ absl::StatusOr<Options> ReadFlags() {
   return o;
 }
 
+absl::Status AtImageSize(const absl::Status& status) {
+  return Bad(absl::StrCat("--image_size=", ImageSizeFlag(), ": ", status.message()));
+}
+
+// A check holds every tensor some times over: both implementations' results, in doubles too. What
+// this machine cannot hold is refused at once: the system may promise memory and run out of it.
+absl::Status CheckMemory(const char* flag, const std::string& what, double floats) {
+  const double bytes = 4 * 4 * floats;
+  const auto memory = static_cast<double>(GetMachineInfo().memory_bytes);
+  if (memory <= 0 || bytes <= memory) return absl::OkStatus();
+  return Bad(absl::StrFormat("%s: %s takes %.1f GiB to check, and this machine has %.1f GiB", flag,
+                             what, bytes * 0x1p-30, memory * 0x1p-30));
+}
+
 void AddLayerCheck(const LayerShape& shape, const Options& o, OptimizedThreads& optimized,
                    std::vector<Check>* checks) {
   const std::string name = absl::StrCat(LayerKindName(shape.kind), " ", shape.ToString());
@@ -160,7 +175,7 @@ absl::Status AddChecks(const Options& o, OptimizedThreads& optimized, std::vecto
   std::vector<ModelLayerShape> of_models;
   if (!o.layers.empty() && o.shapes.empty()) {
     auto shapes = ModelLayerShapes(ModelNames(), kLayerBatch, o.model);
-    if (!shapes.ok()) return shapes.status();
+    if (!shapes.ok()) return AtImageSize(shapes.status());
     of_models = *std::move(shapes);
   }
   for (const std::string& layer : o.layers) {
@@ -175,6 +190,11 @@ absl::Status AddChecks(const Options& o, OptimizedThreads& optimized, std::vecto
         const absl::StatusOr<LayerShape> shape = LayerShape::Parse(kind, text);
         if (!shape.ok()) {
           return Bad(absl::StrCat("--shapes: ", layer, ": ", shape.status().message()));
+        }
+        const auto floats = static_cast<double>(shape->traffic(LayerPasses(kind).front()));
+        if (absl::Status s = CheckMemory("--shapes", absl::StrCat(layer, " ", text), floats);
+            !s.ok()) {
+          return s;
         }
         AddLayerCheck(*shape, o, optimized, checks);
         if (DifferencesInputs(*shape) <= kMaxDifferencesInputs) {
@@ -196,7 +216,14 @@ absl::Status AddChecks(const Options& o, OptimizedThreads& optimized, std::vecto
   }
   for (const std::string& model : o.models) {
     const absl::StatusOr<Graph> graph = BuildModel(model, o.model);
-    if (!graph.ok()) return graph.status();
+    if (!graph.ok()) return AtImageSize(graph.status());
+    double floats = static_cast<double>(graph->parameter_count());
+    for (size_t i = 0; i < graph->nodes().size(); ++i) {
+      floats += static_cast<double>(graph->shape(static_cast<NodeId>(i), kLayerBatch).size());
+    }
+    if (absl::Status status = CheckMemory("--image_size", model, floats); !status.ok()) {
+      return status;
+    }
     for (const bool training : {true, false}) {
       checks->push_back({absl::StrCat(model, training ? " train" : " eval"),
                          static_cast<double>(graph->macs_per_image()) * 10,
