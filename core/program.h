@@ -71,6 +71,8 @@ class Progress {
   ~Progress();
   // `done` of `total`, and a short text beside it.
   void Update(int64_t done, int64_t total, const std::string& text);
+  // Takes the bar off the terminal, for a line in its place; the next Update() draws it again.
+  void Clear();
   // Ends the bar's line, leaving `text` as a line of its own.
   void Finish(const std::string& text);
 

@@ -150,6 +150,11 @@ void Progress::Update(int64_t done, int64_t total, const std::string& text) {
   open_ = true;
 }
 
+void Progress::Clear() {
+  if (open_) std::fprintf(stderr, "\r\x1b[K");
+  open_ = false;
+}
+
 void Progress::Finish(const std::string& text) {
   std::fprintf(stderr, "%s%s: %s%s\n", open_ ? "\r" : "", label_.c_str(), text.c_str(),
                open_ ? "\x1b[K" : "");

@@ -229,7 +229,10 @@ absl::StatusOr<TrainOutcome> Watch(Trainer& trainer, const std::string& title) {
                      absl::StrFormat("epoch %d/%d loss %.4f accuracy %.1f%% %.0f images/s", s.epoch,
                                      s.epochs, s.loss, 100 * s.accuracy, s.images_per_second));
   };
-  callbacks.on_epoch = PrintEpoch;
+  callbacks.on_epoch = [&](const EpochResult& result) {
+    progress->Clear();
+    PrintEpoch(result);
+  };
   auto outcome = trainer.Run(callbacks);
   if (outcome.ok() && *outcome == TrainOutcome::kFinished) {
     progress->Finish("finished");
