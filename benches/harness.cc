@@ -87,6 +87,16 @@ void ParseBenchmarkFlags(ProgramInfo info, benchmark::TimeUnit unit, int argc, c
   harness.format = FlagValue("benchmark_format", argc, argv, "console");
   harness.list = Truthy(FlagValue("benchmark_list_tests", argc, argv, "false"));
   benchmark::SetDefaultTimeUnit(unit);
+  // Google Benchmark does not know NO_COLOR. A flag on the command line comes later and wins.
+  static char colorless[] = "--benchmark_color=false";
+  std::vector<char*> arguments(argv, argv + argc);
+  const char* no_color = std::getenv("NO_COLOR");
+  if (argc > 0 && no_color != nullptr && *no_color != '\0') {
+    arguments.insert(arguments.begin() + 1, colorless);
+  }
+  argc = static_cast<int>(arguments.size());
+  arguments.push_back(nullptr);
+  argv = arguments.data();
   benchmark::Initialize(&argc, argv, RefuseBenchmarkFlags);
   if (argc > 1) {
     std::exit(FailUsage(absl::InvalidArgumentError(
