@@ -1,6 +1,7 @@
 #include "models/state_tensors.h"
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 #include <utility>
 
@@ -83,10 +84,15 @@ absl::Status ReadTensors(const SafetensorsFile& file, const std::vector<StateTen
   for (size_t i = 0; i < tensors.size(); ++i) {
     known.insert(tensors[i].name);
     auto read = file.ReadFloats(tensors[i].name, tensors[i].shape);
-    if (read.ok()) {
-      values[i] = *std::move(read);
-    } else {
+    if (!read.ok()) {
       fail(read.status());
+      continue;
+    }
+    values[i] = *std::move(read);
+    if (!std::all_of(values[i].begin(), values[i].end(),
+                     [](float v) { return std::isfinite(v); })) {
+      fail(absl::InvalidArgumentError(absl::StrCat(file.path(), ": tensor \"", tensors[i].name,
+                                                   "\" holds a value that is not finite")));
     }
   }
   for (const auto& entry : file.entries()) {

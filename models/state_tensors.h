@@ -47,7 +47,7 @@ class TensorStore {
 
 // Reads all tensors, or changes nothing. Every entry of the file must be one of `tensors` or be
 // named in `others`. InvalidArgument names the path, the first tensor that is missing, misshapen,
-// of another dtype or unknown, and how many more there are.
+// of another dtype, not finite or unknown, and how many more there are.
 absl::Status ReadTensors(const SafetensorsFile& file, const std::vector<StateTensor>& tensors,
                          const std::vector<std::string>& others);
 

@@ -19,8 +19,8 @@ absl::Status SaveWeights(const std::string& path, const Graph& graph, const Mode
 
 // Reads every parameter and running statistic of the graph; num_batches_tracked is optional ([] or
 // [1]). Nothing of `state` changes unless everything fits. Errors name the path and the first
-// tensor that is missing, misshapen, of another dtype or not of this network, and the number of the
-// others; a file whose metadata names another model says so.
+// tensor that is missing, misshapen, of another dtype, not finite or not of this network, and the
+// number of the others; a file whose metadata names another model says so.
 absl::Status LoadWeights(const std::string& path, const Graph& graph, ModelState* state);
 
 }  // namespace classicnn

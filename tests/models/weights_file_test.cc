@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -153,6 +154,10 @@ TEST(WeightsFileTest, RefusesWhatDoesNotFit) {
   ExpectRefused(path, graph, "fc.weight");
   WriteChanged(path, graph, [](StateTensor& t, DType&) { return t.name[0] != 'b'; });
   ExpectRefused(path, graph, "more tensors do not fit");
+  const auto broken = State(graph, 2);
+  WeightTensors(graph, *broken).front().data[0] = std::numeric_limits<float>::quiet_NaN();
+  ASSERT_TRUE(SaveWeights(path, graph, *broken, {}).ok());
+  ExpectRefused(path, graph, "\"conv_stem.weight\" holds a value that is not finite");
 }
 
 TEST(WeightsFileTest, RefusesOtherModelsClassesAndFiles) {
