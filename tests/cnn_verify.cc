@@ -277,7 +277,9 @@ int Run() {
     if (status.ok()) status = json->Commit();
     if (!status.ok()) return FailUsage(status);
   }
-  return totals.verdict() == Verdict::kPass && totals.checks() > 0 ? kExitOk : kExitFailed;
+  const bool printed = std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
+  return totals.verdict() == Verdict::kPass && totals.checks() > 0 && printed ? kExitOk
+                                                                              : kExitFailed;
 }
 
 }  // namespace
