@@ -154,7 +154,7 @@ absl::Status Trainer::RunStep() {
   executor_->SetUpdate(update);
   executor_->Forward();
   const auto loss = static_cast<double>(executor_->loss());
-  if (!std::isfinite(loss)) return DescribeNonFinite("the loss");
+  if (!std::isfinite(loss)) return DescribeNonFinite(position_.step + 1, "the loss");
   const int64_t correct = CountCorrect(executor_->logits(), executor_->labels());
   executor_->Backward();
   if (plan_.options.update == Update::kAfterBackward) {
@@ -190,25 +190,26 @@ absl::Status Trainer::MeasureGradients() {
   // Backward goes from the last parameter to the first: the last bad one is where it began.
   for (size_t i = gradient_norms_.size(); i-- > 0;) {
     if (!std::isfinite(gradient_norms_[i])) {
-      return DescribeNonFinite(absl::StrCat("the gradient of ", graph_.parameters()[i].name));
+      return DescribeNonFinite(position_.step + 1,
+                               absl::StrCat("the gradient of ", graph_.parameters()[i].name));
     }
   }
   return absl::OkStatus();
 }
 
-absl::Status Trainer::DescribeNonFinite(const std::string& what) {
+absl::Status Trainer::DescribeNonFinite(int64_t step, const std::string& what) {
   std::string where;
   const std::string weight = FirstNonFinite(graph_, *state_);
   if (!weight.empty()) where = absl::StrCat("; first in ", weight);
   if (weight.empty() && executor_ != nullptr) {
     // Once more, step by step: the first layer whose output is not finite.
     for (size_t i = 0; i < plan_.steps.size() && where.empty(); ++i) {
-      const Step& step = plan_.steps[i];
-      if (step.phase != Phase::kForward) continue;
+      const Step& planned = plan_.steps[i];
+      if (planned.phase != Phase::kForward) continue;
       executor_->RunStep(static_cast<int>(i));
-      for (const Operand& output : step.outputs) {
+      for (const Operand& output : planned.outputs) {
         if (output.role == Role::kValue && !AllFinite(executor_->view(output))) {
-          where = absl::StrCat("; first in the output of ", graph_.node(step.node).name);
+          where = absl::StrCat("; first in the output of ", graph_.node(planned.node).name);
         }
       }
     }
@@ -216,7 +217,7 @@ absl::Status Trainer::DescribeNonFinite(const std::string& what) {
   std::error_code error;
   const bool saved = std::filesystem::exists(Path(kStateFile), error);
   return absl::AbortedError(
-      absl::StrCat("step ", position_.step + 1, ": ", what, " is not finite", where, "\n",
+      absl::StrCat("step ", step, ": ", what, " is not finite", where, "\n",
                    saved ? absl::StrCat("the last good state is still in ", out_)
                          : absl::StrCat("nothing had been saved in ", out_, " yet"),
                    "; a lower --lr or a longer --warmup_epochs may help"));
@@ -242,7 +243,8 @@ absl::Status Trainer::EvaluateEpoch(const TrainCallbacks& callbacks, EpochResult
   options.progress = callbacks.on_evaluation;
   const auto evaluation = Evaluate(graph_, &exported(), *data_.test, options, ctx_);
   if (!evaluation.ok()) return evaluation.status();
-  if (!std::isfinite(evaluation->loss)) return DescribeNonFinite("the loss on the test set");
+  if (!std::isfinite(evaluation->loss))
+    return DescribeNonFinite(position_.step, "the loss on the test set");
   result->test_loss = evaluation->loss;
   result->test_accuracy = evaluation->accuracy();
   if (evaluation->accuracy() > position_.best_accuracy) {
@@ -297,7 +299,7 @@ absl::Status Trainer::LogEpoch(const EpochResult& result) {
 absl::Status Trainer::Save() {
   for (const ModelState* state : {state_.get(), ema_.get()}) {
     const std::string bad = state != nullptr ? FirstNonFinite(graph_, *state) : "";
-    if (!bad.empty()) return DescribeNonFinite(absl::StrCat("weight ", bad));
+    if (!bad.empty()) return DescribeNonFinite(position_.step, absl::StrCat("weight ", bad));
   }
   absl::Status s =
       SaveTrainState(Path(kStateFile), graph_, {state_.get(), ema_.get(), best_.get()}, position_);

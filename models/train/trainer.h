@@ -109,7 +109,7 @@ class Trainer {
   absl::Status LogEpoch(const EpochResult& result);
   absl::Status Save();
   absl::Status Export(const char* name, const ModelState& state);
-  absl::Status DescribeNonFinite(const std::string& what);
+  absl::Status DescribeNonFinite(int64_t step, const std::string& what);
 
   ModelState& exported() { return ema_ != nullptr ? *ema_ : *state_; }
   bool finished() const {
