@@ -39,7 +39,8 @@ ABSL_FLAG(
     "this program was built with oneDNN.");
 ABSL_FLAG(std::string, algorithm, "",
           "Convolution algorithm to force: pointwise, direct, depthwise, winograd4, winograd2. "
-          "Empty: the one a plan would take.");
+          "Of the models' shapes those that it can run are measured. Empty: the one a plan would "
+          "take.");
 
 namespace classicnn {
 namespace {
@@ -277,6 +278,9 @@ absl::StatusOr<std::vector<Benchmark>> Select() {
   auto shapes = SelectShapes(*layers);
   if (!shapes.ok()) return shapes.status();
 
+  // Of the models' shapes, a forced algorithm takes those it can; a shape that was asked for is an
+  // error where it cannot.
+  const bool of_models = absl::GetFlag(FLAGS_shapes) == "models";
   std::vector<Benchmark> benchmarks;
   for (const LayerShape& shape : *shapes) {
     const LayerCaseOptions own = shape.kind == LayerKind::kConv2d ? options : LayerCaseOptions();
@@ -285,6 +289,10 @@ absl::StatusOr<std::vector<Benchmark>> Select() {
 #ifdef CLASSICNN_HAVE_ONEDNN
         if ((impl == "onednn" || impl == "onednn_auto") && !OneDnnHas(shape.kind)) continue;
 #endif
+        if (impl == "optimized" && own.algorithm.has_value() && of_models &&
+            !ChooseConv2dAlgorithm(shape.conv2d, pass, own).ok()) {
+          continue;
+        }
         // The reference runs on one thread, whatever is asked for.
         for (const int threads : impl == "reference" ? std::vector<int>{1} : ThreadCounts()) {
           benchmarks.push_back({shape, pass, impl, own, threads});
