@@ -131,7 +131,7 @@ class Runner {
     return absl::OkStatus();
   }
 
-  absl::Status SetUpPeer(const Benchmark& b) {
+  absl::Status SetUpPeer([[maybe_unused]] const Benchmark& b) {
 #ifdef CLASSICNN_HAVE_ONEDNN
     auto peer = OneDnnCase::Create(*case_, b.impl == "onednn_auto", b.threads);
     case_.reset();

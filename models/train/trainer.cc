@@ -243,8 +243,9 @@ absl::Status Trainer::EvaluateEpoch(const TrainCallbacks& callbacks, EpochResult
   options.progress = callbacks.on_evaluation;
   const auto evaluation = Evaluate(graph_, &exported(), *data_.test, options, ctx_);
   if (!evaluation.ok()) return evaluation.status();
-  if (!std::isfinite(evaluation->loss))
+  if (!std::isfinite(evaluation->loss)) {
     return DescribeNonFinite(position_.step, "the loss on the test set");
+  }
   result->test_loss = evaluation->loss;
   result->test_accuracy = evaluation->accuracy();
   if (evaluation->accuracy() > position_.best_accuracy) {
