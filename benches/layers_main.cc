@@ -11,11 +11,13 @@
 
 #include "absl/flags/flag.h"
 #include "absl/status/status.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "benches/compare_mode.h"
 #include "benches/harness.h"
 #include "benches/layer_case.h"
+#include "benches/layer_selection.h"
 #include "core/isa.h"
 #ifdef CLASSICNN_HAVE_ONEDNN
 #include "benches/peers/onednn.h"
@@ -198,54 +200,38 @@ class Runner {
   std::set<std::string> checked_;
 };
 
-// The shapes that --shapes names, for the layers that --layers names.
-absl::StatusOr<std::vector<LayerShape>> SelectShapes(const std::vector<std::string>& layers) {
-  std::vector<LayerShape> shapes;
-  const auto add = [&shapes](const LayerShape& shape) {
-    if (std::find(shapes.begin(), shapes.end(), shape) == shapes.end()) shapes.push_back(shape);
-  };
-  const std::vector<std::string> words = absl::StrSplit(absl::GetFlag(FLAGS_shapes), ',');
-  for (const std::string& word : words) {
-    if (word == "models") {
-      ModelOptions options;
-      options.image_h = options.image_w = ImageSizeFlag();
-      options.num_classes = NumClassesFlag();
-      auto all = ModelLayerShapes(ModelNames(), kBatch, options);
-      if (!all.ok()) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("--image_size=", ImageSizeFlag(), ": ", all.status().message()));
-      }
-      for (const ModelLayerShape& entry : *all) {
-        const std::string kind = LayerKindName(entry.shape.kind);
-        if (std::find(layers.begin(), layers.end(), kind) != layers.end()) add(entry.shape);
-      }
-      continue;
-    }
-    absl::Status error;
-    bool fits = false;
-    for (const std::string& layer : layers) {
-      auto shape = LayerShape::Parse(*ParseLayerKind(layer), word);
-      if (shape.ok()) {
-        fits = true;
-        add(*shape);
-      } else if (error.ok()) {
-        error = shape.status();
-      }
-    }
-    if (!fits) {
-      return absl::InvalidArgumentError(
-          layers.size() == 1
-              ? absl::StrCat("--shapes: ", error.message())
-              : absl::StrCat("--shapes: '", word.substr(0, 80), "' is a shape of none of ",
-                             absl::StrJoin(layers, ", "), "; --help shows their forms"));
-    }
-  }
-  return shapes;
-}
+struct Selection {
+  std::vector<ModelLayerShape> shapes;
+  LayerCaseOptions options;  // for convolutions
+};
 
-absl::StatusOr<std::vector<Benchmark>> Select() {
+// What --layers, --shapes and --algorithm name.
+absl::StatusOr<Selection> Select() {
   auto layers = ParseChoices("layers", absl::GetFlag(FLAGS_layers), LayerKindNames());
   if (!layers.ok()) return layers.status();
+  Selection selection;
+  if (const std::string name = absl::GetFlag(FLAGS_algorithm); !name.empty()) {
+    auto algorithm = ParseConv2dAlgorithm(name);
+    if (!algorithm.ok()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--algorithm: ", algorithm.status().message()));
+    }
+    if (std::find(layers->begin(), layers->end(), "conv2d") == layers->end()) {
+      return absl::InvalidArgumentError(
+          "--algorithm is for convolutions, and --layers leaves out conv2d");
+    }
+    selection.options.algorithm = *algorithm;
+  }
+  ModelOptions model;
+  model.image_h = model.image_w = ImageSizeFlag();
+  model.num_classes = NumClassesFlag();
+  auto shapes = SelectLayerShapes(absl::GetFlag(FLAGS_shapes), *layers, kBatch, model);
+  if (!shapes.ok()) return shapes.status();
+  selection.shapes = *std::move(shapes);
+  return selection;
+}
+
+absl::StatusOr<std::vector<Benchmark>> Benchmarks(const Selection& selection) {
   const std::string impl_text = absl::GetFlag(FLAGS_impl);
 #ifdef CLASSICNN_HAVE_ONEDNN
   const auto impls =
@@ -262,28 +248,15 @@ absl::StatusOr<std::vector<Benchmark>> Select() {
   const auto impls = ParseChoices("impl", impl_text, {"optimized", "reference"});
 #endif
   if (!impls.ok()) return impls.status();
-  LayerCaseOptions options;
-  if (const std::string name = absl::GetFlag(FLAGS_algorithm); !name.empty()) {
-    auto algorithm = ParseConv2dAlgorithm(name);
-    if (!algorithm.ok()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--algorithm: ", algorithm.status().message()));
-    }
-    if (std::find(layers->begin(), layers->end(), "conv2d") == layers->end()) {
-      return absl::InvalidArgumentError(
-          "--algorithm is for convolutions, and --layers leaves out conv2d");
-    }
-    options.algorithm = *algorithm;
-  }
-  auto shapes = SelectShapes(*layers);
-  if (!shapes.ok()) return shapes.status();
 
   // Of the models' shapes, a forced algorithm takes those it can; a shape that was asked for is an
   // error where it cannot.
   const bool of_models = absl::GetFlag(FLAGS_shapes) == "models";
   std::vector<Benchmark> benchmarks;
-  for (const LayerShape& shape : *shapes) {
-    const LayerCaseOptions own = shape.kind == LayerKind::kConv2d ? options : LayerCaseOptions();
+  for (const ModelLayerShape& entry : selection.shapes) {
+    const LayerShape& shape = entry.shape;
+    const LayerCaseOptions own =
+        shape.kind == LayerKind::kConv2d ? selection.options : LayerCaseOptions();
     for (const LayerPass pass : LayerPasses(shape.kind)) {
       for (const std::string& impl : *impls) {
 #ifdef CLASSICNN_HAVE_ONEDNN
@@ -308,18 +281,32 @@ absl::StatusOr<std::vector<Benchmark>> Select() {
 }
 
 // What this machine cannot hold is refused before anything is measured: the system may promise the
-// memory and run out of it later.
-absl::Status CheckMemory(const std::vector<Benchmark>& benchmarks) {
+// memory and run out of it later. A comparison has the tensors of two implementations at a time.
+absl::Status CheckMemory(const Selection& selection, int implementations) {
   const int64_t memory = GetMachineInfo().memory_bytes;
-  for (const Benchmark& b : benchmarks) {
-    const int64_t bytes = LayerCase::BytesNeeded(b.shape, b.pass, b.options);
-    if (memory > 0 && bytes > memory) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "--shapes: ", LayerKindName(b.shape.kind), " ", b.shape.ToString(), " takes ",
-          FormatBytes(bytes), ", and this machine has ", FormatBytes(memory)));
+  for (const ModelLayerShape& entry : selection.shapes) {
+    const LayerShape& shape = entry.shape;
+    const LayerCaseOptions own =
+        shape.kind == LayerKind::kConv2d ? selection.options : LayerCaseOptions();
+    for (const LayerPass pass : LayerPasses(shape.kind)) {
+      const int64_t bytes = LayerCase::BytesNeeded(shape, pass, own);
+      if (memory > 0 && bytes > memory / implementations) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("--shapes: ", LayerKindName(shape.kind), " ", shape.ToString(), " takes ",
+                         implementations > 1 ? absl::StrCat(implementations, " times ") : "",
+                         FormatBytes(bytes), ", and this machine has ", FormatBytes(memory)));
+      }
     }
   }
   return absl::OkStatus();
+}
+
+// The first of Google Benchmark's flags on the command line.
+std::string BenchmarkFlag(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    if (absl::StartsWith(argv[i], "--benchmark_")) return argv[i];
+  }
+  return "";
 }
 
 int Main(int argc, char** argv) {
@@ -328,11 +315,23 @@ int Main(int argc, char** argv) {
   info.summary =
       "Measures single layers, forward and backward. Names are "
       "LAYER_PASS/IMPL/SHAPE/threads:N; --benchmark_filter=REGEX selects some.\n"
+      "--compare=onednn prints a table of ours against oneDNN's instead.\n"
       "Each result is checked against the naive reference on a small batch before it is timed.";
+  const std::string google_flag = BenchmarkFlag(argc, argv);
   ParseBenchmarkFlags(info, benchmark::kMicrosecond, argc, argv);
-  auto benchmarks = Select();
+  auto selection = Select();
+  if (!selection.ok()) return FailUsage(selection.status());
+  const bool compare = CompareAsked();
+  if (absl::Status status = CheckMemory(*selection, compare ? 2 : 1); !status.ok()) {
+    return FailUsage(status);
+  }
+  if (compare) {
+    if (google_flag.empty()) return RunCompareMode(selection->shapes, selection->options);
+    return FailUsage(
+        absl::InvalidArgumentError(absl::StrCat(google_flag, " does not go with --compare")));
+  }
+  auto benchmarks = Benchmarks(*selection);
   if (!benchmarks.ok()) return FailUsage(benchmarks.status());
-  if (absl::Status status = CheckMemory(*benchmarks); !status.ok()) return FailUsage(status);
   if (!ListingOnly()) {
     std::vector<int> thread_counts;
     for (const Benchmark& b : *benchmarks) {

@@ -1,6 +1,7 @@
 // The benchmark programs from outside: names, counters, context, exit codes.
 #include <unistd.h>
 
+#include <cmath>
 #include <cstdio>
 #include <map>
 #include <string>
@@ -187,6 +188,74 @@ TEST(BenchLayers, OneDnnComputesTheSameAndIsNamed) {
   }
 }
 
+TEST(BenchLayers, CompareMeasuresBothAndSumsUp) {
+  const std::string path = absl::StrCat(testing::TempDir(), "bench_compare_", getpid(), ".json");
+  const ProgramRun run =
+      RunProgram(kLayers, {"--compare=onednn_auto", "--layers=conv2d,relu,dropout", "--threads=1",
+                           "--shapes=n2c16h6w6k8r3s1p1,n2c16h6w6", "--compare_json=" + path});
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_THAT(run.out, HasSubstr("Ours against onednn_auto, threads: 1"));
+  for (const char* row :
+       {"conv2d_forward +n2c16h6w6k8r3s1p1 .* GFLOP/s .*/ oneDNN 2\\.",
+        "conv2d_backward_data +n2c16", "conv2d_backward_weights +n2c16",
+        "relu_backward +n2c16h6w6 .* GB/s ", "conv2d other 3x3 +backward_weights +1 ",
+        "conv2d other 3x3 +all passes +3 ", "relu +all passes +2 "}) {
+    EXPECT_THAT(run.out, testing::ContainsRegex(row));
+  }
+  EXPECT_THAT(run.out, testing::Not(HasSubstr("dropout"))) << "oneDNN has none";
+  const auto text = ReadFile(path);
+  ASSERT_TRUE(text.ok()) << text.status();
+  std::remove(path.c_str());
+  const auto json = nlohmann::json::parse(*text);
+  const auto& rows = json.at("comparisons").at(0).at("rows");
+  ASSERT_EQ(rows.size(), 5u);
+  double product = 1;
+  for (size_t i = 0; i < 3; ++i) {
+    EXPECT_GT(rows[i].at("seconds"), 0.0);
+    EXPECT_NEAR(rows[i].at("ratio").get<double>() * rows[i].at("seconds").get<double>() /
+                    rows[i].at("peer_seconds").get<double>(),
+                1, 1e-9);
+    product *= rows[i].at("ratio").get<double>();
+  }
+  const auto& all = json.at("comparisons").at(0).at("groups").at(3);
+  EXPECT_EQ(all.at("pass"), "all passes");
+  EXPECT_NEAR(std::cbrt(product) / all.at("geometric_mean").get<double>(), 1, 1e-9);
+}
+
+TEST(BenchLayers, CompareLeavesOutWhatAnAlgorithmDoesNotDo) {
+  const ProgramRun run = RunProgram(
+      kLayers, {"--compare=onednn", "--layers=conv2d", "--threads=1", "--algorithm=pointwise",
+                "--shapes=n1c16h4w4k16r3s1p1,n1c16h4w4k16r1s1p0"});
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_THAT(run.out, HasSubstr("conv2d_forward"));
+  EXPECT_THAT(run.out, testing::Not(HasSubstr("r3s1p1")));
+}
+
+TEST(BenchLayers, CompareRefusesBadUsage) {
+  const std::string path = absl::StrCat(testing::TempDir(), "bench_refused_", getpid(), ".json");
+  const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
+      {{"--compare=fast"}, "--compare"},
+      {{"--compare="}, "--compare"},
+      {{"--compare_json=" + path}, "--compare_json"},
+      {{"--compare=onednn", "--impl=reference"}, "--impl"},
+      {{"--compare=onednn", "--layers=dropout"}, "--layers"},
+      {{"--compare=onednn", "--layers=relu", "--benchmark_filter=relu"}, "--benchmark_filter"},
+      {{"--compare=onednn", "--layers=conv2d", "--algorithm=depthwise",
+        "--shapes=n2c16h6w6k8r3s1p1", "--compare_json=" + path},
+       "--algorithm"},
+      {{"--compare=onednn", "--layers=relu", "--compare_json=/nonexistent/folder/c.json"},
+       "/nonexistent/folder/c.json"},
+  };
+  for (const auto& [arguments, named] : cases) {
+    const ProgramRun run = RunProgram(kLayers, arguments);
+    EXPECT_EQ(run.exit_code, 2) << arguments[0];
+    EXPECT_THAT(run.err, HasSubstr(named));
+    EXPECT_LE(CountLines(run.err), 3) << run.err;
+    EXPECT_EQ(run.out, "") << arguments[0];
+  }
+  EXPECT_NE(access(path.c_str(), F_OK), 0) << "a refused run leaves nothing";
+}
+
 TEST(BenchLayers, OneDnnHasNoDropout) {
   const ProgramRun run = RunProgram(kLayers, {"--impl=onednn", "--layers=dropout"});
   EXPECT_EQ(run.exit_code, 2);
@@ -194,7 +263,7 @@ TEST(BenchLayers, OneDnnHasNoDropout) {
 }
 #else
 TEST(BenchLayers, OneDnnIsRefusedWhereItIsNotBuiltIn) {
-  for (const char* impl : {"--impl=onednn", "--impl=optimized,onednn_auto"}) {
+  for (const char* impl : {"--impl=onednn", "--impl=optimized,onednn_auto", "--compare=onednn"}) {
     const ProgramRun run = RunProgram(kLayers, {impl});
     EXPECT_EQ(run.exit_code, 2);
     EXPECT_THAT(run.err, HasSubstr("not built in"));
