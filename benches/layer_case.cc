@@ -163,6 +163,12 @@ absl::Status LayerCase::Check(double* worst_error) {
     return absl::FailedPreconditionError(
         absl::StrCat("wrong result: ", what, ": ", more.message()));
   }
+  next = 0;
+  for (const Buffer& b : buffers_) {
+    if (!b.output) continue;
+    std::copy(expected[next].begin(), expected[next].end(), *b.target);
+    ++next;
+  }
   Rewind();
   return absl::OkStatus();
 }

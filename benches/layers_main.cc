@@ -162,6 +162,7 @@ class Runner {
 #ifdef CLASSICNN_HAVE_ONEDNN
       auto peer = OneDnnCase::Create(**created, b.impl == "onednn_auto", b.threads);
       if (!peer.ok()) return peer.status();
+      (*created)->RunNaive();
       if (absl::Status status = (*peer)->Check(**created); !status.ok()) return status;
 #endif
     } else if (absl::Status status = (*created)->Check(); !status.ok()) {

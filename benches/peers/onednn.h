@@ -37,9 +37,10 @@ class OneDnnCase {
 
   // One call.
   virtual void Run() = 0;
-  // Runs it and the naive reference of `source`, from which it was made, and compares outputs as
-  // LayerCase::Check does, with a bound of 1e-4 (automatic: 5e-4, it may be Winograd).
-  virtual absl::Status Check(LayerCase& source) = 0;
+  // Runs it and compares its outputs with those that `source`, from which it was made, holds: the
+  // naive reference's (after RunNaive or Check). As LayerCase::Check does, with a bound of 1e-4
+  // (automatic: 5e-4, it may be Winograd).
+  virtual absl::Status Check(const LayerCase& source) = 0;
   virtual int64_t executed_macs() const = 0;
   // "oneDNN 2.6.3 jit:avx512_core"
   virtual std::string label() const = 0;
