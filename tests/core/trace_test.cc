@@ -1,23 +1,23 @@
 #include "core/trace.h"
 
-#include <cstdio>
 #include <thread>
 #include <vector>
 
 #include "core/file.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
+#include "tests/testing/temp_folder.h"
 
 namespace classicnn {
 namespace {
 
 nlohmann::json Written(const Tracer& tracer) {
-  const std::string path = testing::TempDir() + "trace_test.json";
+  const TempFolder folder;  // tests run side by side
+  const std::string path = folder / "trace.json";
   const absl::Status status = tracer.WriteJson(path);
   EXPECT_TRUE(status.ok()) << status;
   const auto text = ReadFile(path);
   EXPECT_TRUE(text.ok()) << text.status();
-  std::remove(path.c_str());
   return nlohmann::json::parse(*text);
 }
 
