@@ -2,7 +2,7 @@
 add_library(classicnn_options INTERFACE)
 target_compile_features(classicnn_options INTERFACE cxx_std_17)
 target_compile_options(classicnn_options INTERFACE
-  $<BUILD_INTERFACE:-Wall -Wextra -Wconversion -Wshadow>)
+  $<BUILD_INTERFACE:-Wall -Wextra -Wconversion -Wshadow -Wno-missing-field-initializers>)
 if(CLASSICNN_WERROR)
   target_compile_options(classicnn_options INTERFACE $<BUILD_INTERFACE:-Werror>)
 endif()

@@ -19,12 +19,17 @@ struct Conv2dAlgorithmOps {
   bool (*supports)(const Conv2dShape& shape, Conv2dPass pass);
   // Multiply-adds that are executed; null where that is shape.macs().
   int64_t (*executed_macs)(const Conv2dShape& shape, Conv2dPass pass);
-  size_t (*workspace_bytes)(const Conv2dShape& shape, Conv2dPass pass, int num_threads);
+  // Scratch of a call with `fusion`, which asks for nothing that `fuses` does not grant.
+  size_t (*workspace_bytes)(const Conv2dShape& shape, Conv2dPass pass, int num_threads,
+                            const Conv2dFusion& fusion);
   void (*forward)(const Conv2dForwardArgs<float>& args, Context& ctx);
   void (*backward_data)(const Conv2dBackwardDataArgs<float>& args, Context& ctx);
   // Writes dweights only: the bias gradient does not depend on the algorithm, the dispatch does it.
   // All of the workspace may be used.
   void (*backward_weights)(const Conv2dBackwardWeightsArgs<float>& args, Context& ctx);
+  // What of `fusion` the functions above do themselves; the dispatch takes the rest out of the
+  // arguments and does it in passes of its own (conv2d_passes.h). Null: nothing.
+  Conv2dFusion (*fuses)(const Conv2dShape& shape, Conv2dPass pass, const Conv2dFusion& fusion);
 };
 
 // Null for an algorithm that is not built in.

@@ -13,6 +13,7 @@
 #include "layers/conv2d/conv2d_direct.h"
 #include "layers/conv2d/conv2d_pointwise.h"
 #include "layers/conv2d/conv2d_winograd.h"
+#include "layers/fusion_passes.h"
 
 namespace classicnn {
 namespace {
@@ -121,32 +122,113 @@ int64_t Conv2dExecutedMacs(const Conv2dShape& shape, Conv2dPass pass, Conv2dAlgo
   return ops.executed_macs != nullptr ? ops.executed_macs(shape, pass) : shape.macs();
 }
 
+Conv2dFusion Conv2dFuses(const Conv2dShape& shape, Conv2dPass pass, Conv2dAlgorithm algorithm,
+                         const Conv2dFusion& fusion) {
+  const Conv2dAlgorithmOps& ops = OpsFor(shape, pass, algorithm);
+  return ops.fuses != nullptr ? ops.fuses(shape, pass, fusion) : Conv2dFusion();
+}
+
 size_t Conv2dWorkspaceBytes(const Conv2dShape& shape, Conv2dPass pass, Conv2dAlgorithm algorithm,
-                            int num_threads) {
-  const size_t bytes = OpsFor(shape, pass, algorithm).workspace_bytes(shape, pass, num_threads);
-  if (pass != Conv2dPass::kBackwardWeights) return bytes;
-  // The bias gradient is summed before the weights' gradient and shares its scratch.
-  return std::max(bytes, ColumnSumsWorkspaceBytes(shape.output().pixels(), shape.out_channels));
+                            int num_threads, const Conv2dFusion& fusion) {
+  const Conv2dFusion fused = Conv2dFuses(shape, pass, algorithm, fusion);
+  size_t bytes = OpsFor(shape, pass, algorithm).workspace_bytes(shape, pass, num_threads, fused);
+  if (pass == Conv2dPass::kBackwardWeights) {
+    // The bias gradient is summed before the weights' gradient and shares its scratch.
+    bytes = std::max(bytes, ColumnSumsWorkspaceBytes(shape.output().pixels(), shape.out_channels));
+  }
+  // Epilogues' passes come after the convolution and share its scratch; copies stay beside it.
+  if (fusion.statistics && !fused.statistics) {
+    bytes = std::max(bytes, StatisticsPassWorkspaceBytes(shape.output()));
+  }
+  if (fusion.gradient_epilogue && !fused.gradient_epilogue) {
+    bytes = std::max(bytes, GradientEpiloguePassWorkspaceBytes(shape.input())) +
+            Workspace::BytesFor<float>(shape.input().size());
+  }
+  if (fusion.activation && !fused.activation) {
+    bytes += Workspace::BytesFor<float>(shape.input().size());
+  }
+  if (fusion.gradient && !fused.gradient) {
+    bytes += Workspace::BytesFor<float>(shape.output().size());
+  }
+  return bytes;
 }
 
-void Conv2dForward(const Conv2dForwardArgs<float>& args, Context& ctx) {
-  CheckConv2dArgs(args);
-  OpsFor(args.shape, Conv2dPass::kForward, args.algorithm).forward(args, ctx);
+namespace {
+
+// Prologues that the algorithm cannot do: the tensor is made in the workspace first.
+template <class Args>
+void ActivateFirst(const Conv2dFusion& fused, Args* args, Context& ctx) {
+  if (!args->activation.active() || fused.activation) return;
+  const Tensor copy(args->workspace.template Take<float>(args->x.size()), args->x.shape());
+  ActivationPass(args->activation, args->x, copy, ctx);
+  args->x = copy;
+  args->activation = {};
 }
 
-void Conv2dBackwardData(const Conv2dBackwardDataArgs<float>& args, Context& ctx) {
-  CheckConv2dArgs(args);
-  OpsFor(args.shape, Conv2dPass::kBackwardData, args.algorithm).backward_data(args, ctx);
+template <class Args>
+void MakeGradientFirst(const Conv2dFusion& fused, Args* args, Context& ctx) {
+  if (!args->gradient.active() || fused.gradient) return;
+  const Tensor copy(args->workspace.template Take<float>(args->dy.size()), args->dy.shape());
+  GradientPass(args->gradient, args->dy, copy, ctx);
+  args->dy = copy;
+  args->gradient = {};
 }
 
-void Conv2dBackwardWeights(const Conv2dBackwardWeightsArgs<float>& args, Context& ctx) {
-  CheckConv2dArgs(args);
-  const Conv2dAlgorithmOps& ops = OpsFor(args.shape, Conv2dPass::kBackwardWeights, args.algorithm);
+}  // namespace
+
+void Conv2dForward(const Conv2dForwardArgs<float>& given, Context& ctx) {
+  CheckConv2dArgs(given);
+  constexpr auto kPass = Conv2dPass::kForward;
+  Conv2dForwardArgs<float> args = given;
+  Conv2dFusion fusion;
+  fusion.activation = args.activation.active();
+  fusion.statistics = args.statistics.active();
+  const Conv2dFusion fused = Conv2dFuses(args.shape, kPass, args.algorithm, fusion);
+  ActivateFirst(fused, &args, ctx);
+  if (!fused.statistics) args.statistics = {};
+  OpsFor(args.shape, kPass, args.algorithm).forward(args, ctx);
+  if (fusion.statistics && !fused.statistics) {
+    StatisticsPass(given.statistics, args.y, args.workspace, ctx);
+  }
+}
+
+void Conv2dBackwardData(const Conv2dBackwardDataArgs<float>& given, Context& ctx) {
+  CheckConv2dArgs(given);
+  constexpr auto kPass = Conv2dPass::kBackwardData;
+  Conv2dBackwardDataArgs<float> args = given;
+  CNN_CHECK(!args.accumulate || !args.epilogue.add, "a gradient is added before or after its mask");
+  Conv2dFusion fusion;
+  fusion.gradient = args.gradient.active();
+  fusion.gradient_epilogue = args.epilogue.active();
+  const Conv2dFusion fused = Conv2dFuses(args.shape, kPass, args.algorithm, fusion);
+  MakeGradientFirst(fused, &args, ctx);
+  const bool pass = fusion.gradient_epilogue && !fused.gradient_epilogue;
+  if (pass) {
+    args.epilogue = {};
+    if (given.epilogue.add) {
+      args.dx = Tensor(args.workspace.Take<float>(args.dx.size()), args.dx.shape());
+    }
+  }
+  OpsFor(args.shape, kPass, args.algorithm).backward_data(args, ctx);
+  if (pass) GradientEpiloguePass(given.epilogue, args.dx, given.dx, args.workspace, ctx);
+}
+
+void Conv2dBackwardWeights(const Conv2dBackwardWeightsArgs<float>& given, Context& ctx) {
+  CheckConv2dArgs(given);
+  constexpr auto kPass = Conv2dPass::kBackwardWeights;
+  Conv2dBackwardWeightsArgs<float> args = given;
+  Conv2dFusion fusion;
+  fusion.activation = args.activation.active();
+  fusion.gradient = args.gradient.active();
+  const Conv2dFusion fused = Conv2dFuses(args.shape, kPass, args.algorithm, fusion);
+  ActivateFirst(fused, &args, ctx);
+  MakeGradientFirst(fused, &args, ctx);
   if (args.dbias != nullptr) {
+    CNN_CHECK(!args.gradient.active(), "no bias gradient with a gradient prologue");
     ColumnSums("conv2d.backward_weights.bias", args.dy.data, args.dy.pixels(), args.dy.c,
                args.dy.pixel_stride, args.dbias, args.workspace, ctx);
   }
-  ops.backward_weights(args, ctx);
+  OpsFor(args.shape, kPass, args.algorithm).backward_weights(args, ctx);
 }
 
 }  // namespace classicnn

@@ -26,6 +26,7 @@
 #include "absl/strings/string_view.h"
 #include "core/context.h"
 #include "core/view.h"
+#include "layers/fusion.h"
 
 namespace classicnn {
 
@@ -81,9 +82,21 @@ std::vector<Conv2dAlgorithm> Conv2dAlgorithms(const Conv2dShape& shape, Conv2dPa
 // Multiply-adds this algorithm executes (Winograd: of its products, without the transforms).
 int64_t Conv2dExecutedMacs(const Conv2dShape& shape, Conv2dPass pass, Conv2dAlgorithm algorithm);
 
-// Scratch that one call needs.
+// Which prologues and epilogues (layers/fusion.h) a call has, or an algorithm can do itself.
+struct Conv2dFusion {
+  bool activation = false;         // of x: forward, backward weights
+  bool gradient = false;           // of dy: both backwards
+  bool statistics = false;         // of y: forward
+  bool gradient_epilogue = false;  // of dx: backward data
+};
+
+// Scratch that one call needs. What an algorithm cannot fuse in some shape is done in a pass of its
+// own, with a copy of the tensor in the workspace where it is read.
 size_t Conv2dWorkspaceBytes(const Conv2dShape& shape, Conv2dPass pass, Conv2dAlgorithm algorithm,
-                            int num_threads);
+                            int num_threads, const Conv2dFusion& fusion = {});
+// Which of `fusion` this algorithm does without a pass of its own.
+Conv2dFusion Conv2dFuses(const Conv2dShape& shape, Conv2dPass pass, Conv2dAlgorithm algorithm,
+                         const Conv2dFusion& fusion);
 
 template <typename T>
 struct Conv2dForwardArgs {
@@ -94,6 +107,8 @@ struct Conv2dForwardArgs {
   const T* bias = nullptr;     // [K], or null
   View<T> y;                   // overwritten
   Workspace workspace;
+  ActivationPrologue<T> activation;  // of x
+  StatisticsEpilogue<T> statistics;  // of y
 };
 
 template <typename T>
@@ -105,6 +120,8 @@ struct Conv2dBackwardDataArgs {
   View<T> dx;               // overwritten, or added to:
   bool accumulate = false;  // dx += instead of dx =
   Workspace workspace;
+  GradientPrologue<T> gradient;  // of dy
+  GradientEpilogue<T> epilogue;  // of dx
 };
 
 template <typename T>
@@ -116,13 +133,16 @@ struct Conv2dBackwardWeightsArgs {
   T* dweights = nullptr;  // [R, R, C/G, K], overwritten
   T* dbias = nullptr;     // [K], overwritten, or null
   Workspace workspace;
+  ActivationPrologue<T> activation;  // of x
+  GradientPrologue<T> gradient;      // of dy; dbias must then be null
 };
 
 void Conv2dForward(const Conv2dForwardArgs<float>& args, Context& ctx);
 void Conv2dBackwardData(const Conv2dBackwardDataArgs<float>& args, Context& ctx);
 void Conv2dBackwardWeights(const Conv2dBackwardWeightsArgs<float>& args, Context& ctx);
 
-// The naive references: plain loops, one thread, sums in double, for float and double.
+// The naive references: plain loops, one thread, sums in double, for float and double. Without
+// prologues and epilogues, whose references are in layers/fusion_passes.h.
 template <typename T>
 void Conv2dForwardNaive(const Conv2dForwardArgs<T>& args);
 template <typename T>

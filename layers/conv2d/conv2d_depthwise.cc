@@ -375,7 +375,8 @@ void ForUnits(const char* zone, int64_t units, int64_t elements, Context& ctx, c
 
 bool Supports(const Conv2dShape& shape, Conv2dPass /*pass*/) { return shape.depthwise(); }
 
-size_t WorkspaceBytes(const Conv2dShape& shape, Conv2dPass pass, int num_threads) {
+size_t WorkspaceBytes(const Conv2dShape& shape, Conv2dPass pass, int num_threads,
+                      const Conv2dFusion& /*fusion*/) {
   size_t bytes = Workspace::BytesFor<float>(shape.in_channels);
   if (pass == Conv2dPass::kBackwardData) {
     bytes += Workspace::BytesFor<float>(SpareRow(shape) * num_threads);
@@ -448,7 +449,7 @@ void BackwardWeights(const Conv2dBackwardWeightsArgs<float>& args, Context& ctx)
 }  // namespace
 
 const Conv2dAlgorithmOps kConv2dDepthwiseOps = {
-    Supports, nullptr, WorkspaceBytes, Forward, BackwardData, BackwardWeights,
+    Supports, nullptr, WorkspaceBytes, Forward, BackwardData, BackwardWeights, nullptr,
 };
 
 }  // namespace classicnn

@@ -30,7 +30,8 @@ TapProductSize ProductSize(const Conv2dShape& shape, Conv2dPass pass) {
           c};
 }
 
-size_t WorkspaceBytes(const Conv2dShape& shape, Conv2dPass pass, int num_threads) {
+size_t WorkspaceBytes(const Conv2dShape& shape, Conv2dPass pass, int num_threads,
+                      const Conv2dFusion& /*fusion*/) {
   const int64_t taps = shape.kernel * shape.kernel;
   const size_t tap_bytes = Workspace::BytesFor<Tap>(taps);
   if (pass != Conv2dPass::kBackwardWeights) {
@@ -160,7 +161,7 @@ void BackwardWeights(const Conv2dBackwardWeightsArgs<float>& args, Context& ctx)
 }  // namespace
 
 const Conv2dAlgorithmOps kConv2dDirectOps = {
-    Supports, ExecutedMacs, WorkspaceBytes, Forward, BackwardData, BackwardWeights,
+    Supports, ExecutedMacs, WorkspaceBytes, Forward, BackwardData, BackwardWeights, nullptr,
 };
 
 }  // namespace classicnn

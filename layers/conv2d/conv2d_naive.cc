@@ -2,11 +2,15 @@
 // input's row and column.
 #include <cstdint>
 
+#include "core/check.h"
 #include "layers/conv2d/algorithms.h"
 #include "layers/conv2d/conv2d.h"
 
 namespace classicnn {
 namespace {
+
+// Prologues and epilogues have references of their own (layers/fusion_passes.h).
+void CheckPlain(bool plain) { CNN_CHECK(plain, "the naive convolution fuses nothing"); }
 
 bool Inside(int64_t i, int64_t size) { return i >= 0 && i < size; }
 
@@ -21,6 +25,7 @@ int64_t WeightIndex(const Conv2dShape& p, int64_t r, int64_t s, int64_t c, int64
 template <typename T>
 void Conv2dForwardNaive(const Conv2dForwardArgs<T>& args) {
   CheckConv2dArgs(args);
+  CheckPlain(!args.activation.active() && !args.statistics.active());
   const Conv2dShape& p = args.shape;
   const int64_t group_in = p.in_channels / p.groups;
   const int64_t group_out = p.out_channels / p.groups;
@@ -53,6 +58,7 @@ void Conv2dForwardNaive(const Conv2dForwardArgs<T>& args) {
 template <typename T>
 void Conv2dBackwardDataNaive(const Conv2dBackwardDataArgs<T>& args) {
   CheckConv2dArgs(args);
+  CheckPlain(!args.gradient.active() && !args.epilogue.active());
   const Conv2dShape& p = args.shape;
   const int64_t group_in = p.in_channels / p.groups;
   const int64_t group_out = p.out_channels / p.groups;
@@ -90,6 +96,7 @@ void Conv2dBackwardDataNaive(const Conv2dBackwardDataArgs<T>& args) {
 template <typename T>
 void Conv2dBackwardWeightsNaive(const Conv2dBackwardWeightsArgs<T>& args) {
   CheckConv2dArgs(args);
+  CheckPlain(!args.activation.active() && !args.gradient.active());
   const Conv2dShape& p = args.shape;
   const int64_t group_in = p.in_channels / p.groups;
   const int64_t group_out = p.out_channels / p.groups;

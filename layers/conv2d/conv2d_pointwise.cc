@@ -12,7 +12,8 @@ bool Supports(const Conv2dShape& shape, Conv2dPass /*pass*/) {
   return shape.kernel == 1 && shape.stride == 1 && shape.padding == 0 && shape.groups == 1;
 }
 
-size_t WorkspaceBytes(const Conv2dShape& shape, Conv2dPass pass, int num_threads) {
+size_t WorkspaceBytes(const Conv2dShape& shape, Conv2dPass pass, int num_threads,
+                      const Conv2dFusion& /*fusion*/) {
   const int64_t c = shape.in_channels;
   const int64_t k = shape.out_channels;
   const int64_t pixels = shape.h * shape.w;
@@ -73,7 +74,7 @@ void BackwardWeights(const Conv2dBackwardWeightsArgs<float>& args, Context& ctx)
 }  // namespace
 
 const Conv2dAlgorithmOps kConv2dPointwiseOps = {
-    Supports, nullptr, WorkspaceBytes, Forward, BackwardData, BackwardWeights,
+    Supports, nullptr, WorkspaceBytes, Forward, BackwardData, BackwardWeights, nullptr,
 };
 
 }  // namespace classicnn

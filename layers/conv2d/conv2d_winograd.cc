@@ -24,7 +24,8 @@ int64_t ExecutedMacs(const Conv2dShape& s, Conv2dPass pass) {
 }
 
 template <int kTile>
-size_t WorkspaceBytes(const Conv2dShape& s, Conv2dPass pass, int num_threads) {
+size_t WorkspaceBytes(const Conv2dShape& s, Conv2dPass pass, int num_threads,
+                      const Conv2dFusion& /*fusion*/) {
   switch (pass) {
     case Conv2dPass::kForward:
       return WinogradCorrelateWorkspaceBytes(kTile, s.output(), s.in_channels, num_threads);
@@ -67,10 +68,12 @@ void BackwardWeights(const Conv2dBackwardWeightsArgs<float>& args, Context& ctx)
 }  // namespace
 
 const Conv2dAlgorithmOps kConv2dWinograd4Ops = {
-    Supports, ExecutedMacs<4>, WorkspaceBytes<4>, Forward<4>, BackwardData<4>, BackwardWeights<4>,
+    Supports,        ExecutedMacs<4>,    WorkspaceBytes<4>, Forward<4>,
+    BackwardData<4>, BackwardWeights<4>, nullptr,
 };
 const Conv2dAlgorithmOps kConv2dWinograd2Ops = {
-    Supports, ExecutedMacs<2>, WorkspaceBytes<2>, Forward<2>, BackwardData<2>, BackwardWeights<2>,
+    Supports,        ExecutedMacs<2>,    WorkspaceBytes<2>, Forward<2>,
+    BackwardData<2>, BackwardWeights<2>, nullptr,
 };
 
 }  // namespace classicnn

@@ -194,7 +194,7 @@ TEST(Conv2dDepthwiseWorkspace, PartialGradientsStayBelowEightMegabytes) {
   for (const Conv2dShape& s :
        {Depthwise(256, 1024, 2, 2, 3, 1, 1), Depthwise(256, 32, 32, 32, 3, 1, 1),
         Depthwise(1024, 1024, 32, 32, 7, 1, 3)}) {
-    EXPECT_LE(kConv2dDepthwiseOps.workspace_bytes(s, Conv2dPass::kBackwardWeights, 64),
+    EXPECT_LE(kConv2dDepthwiseOps.workspace_bytes(s, Conv2dPass::kBackwardWeights, 64, {}),
               (size_t{8} << 20) + 8192)
         << s.ToString();
   }
