@@ -30,7 +30,9 @@ struct PlanOptions {
   bool loss = true;      // cross-entropy behind the logits; needed for backward
   bool backward = true;
   Update update = Update::kFused;
-  bool fusion = true;  // ReLU runs inside the batch norm or addition before it
+  // ReLU runs inside the batch norm or addition before it; in training a batch norm costs no pass
+  // of its own (layers/fusion.h).
+  bool fusion = true;
   bool winograd = true;
   int num_threads = 1;  // sizes per-thread scratch; never what is computed
   double label_smoothing = 0;
@@ -65,9 +67,20 @@ enum class StepKind {
   kDropoutBackward,
   kCrossEntropy,
   kUpdateParameter,
+  // What is left of batch norms that are done in the layers around them: arithmetic on [C] arrays,
+  kBatchNorm2dFoldForward,   // statistics to scale and shift, running statistics
+  kBatchNorm2dFoldBackward,  // sums to parameter gradients, gain, slope and offset
+  // and passes where a neighbour cannot take part.
+  kStatistics,        // mean and variance of a value
+  kActivation,        // the activated value, stored
+  kGradientEpilogue,  // mask and sums
+  kGradientPrologue,  // the gradient of a batch norm's input, stored
 };
 
 // What an operand is, so that a checker can tell which reference tensor belongs there.
+//
+// An activated node is a batch norm (with the ReLU inside it), or a concatenation of such: it may
+// never be stored, its readers then apply scale and shift to what its batch norm reads.
 enum class Role {
   kNone,
   kValue,      // output of `node`
@@ -75,6 +88,20 @@ enum class Role {
   kArgmax,     // winners of max pooling `node`, one byte each
   kSavedMean,  // what batch norm `node` used in forward, [C]
   kSavedInvStd,
+  kRawValue,  // of activated `node`: what its batch norm reads (a concatenation: theirs, side by
+              // side)
+  kScale,     // of activated `node`, [C]: value = max(0, raw * scale + shift)
+  kShift,
+  kMaskedGradient,     // of activated `node`: its gradient where the ReLU let the value pass
+  kSumG,               // of activated `node`, [C]: sums of the masked gradient
+  kSumGx,              // and of its products with raw - mean
+  kFoldedGradient,     // of the output of `node`, which several batch norms read: sum over them of
+                       // scale * masked gradient, as far as the steps before have come
+  kMean,               // of the output of `node` over images and pixels, [C]
+  kVar,                // likewise, biased
+  kGain,               // gradient of the output of `node` = gain * (masked or folded gradient)
+  kSlope,              // + slope * value
+  kOffset,             // + offset, [C] each
   kParameterGradient,  // of parameter `index`
   kWorkspace,
   kLoss,    // one float
@@ -94,6 +121,32 @@ struct Operand {
   bool valid() const { return role != Role::kNone; }
 };
 
+// Of an input that is read through ActivationPrologue: inputs[i] is then a raw value.
+struct ActivationOperands {
+  Operand scale, shift;
+  bool relu = false;
+
+  bool active() const { return scale.valid(); }
+};
+
+// Of a gradient that is read through GradientPrologue: inputs[0] is then a masked or folded one.
+struct GradientPrologueOperands {
+  Operand x, gain, slope, offset;
+
+  bool active() const { return x.valid(); }
+};
+
+// Of a gradient that is written through GradientEpilogue: outputs[0] is then a masked one or, with
+// gain, a folded one.
+struct GradientEpilogueOperands {
+  Operand x, scale, shift, mean, sum_g, sum_gx;
+  Operand gain;  // the same array as scale; invalid: the masked gradient itself is stored
+  bool relu = false;
+  bool add = false;
+
+  bool active() const { return x.valid(); }
+};
+
 struct Step {
   StepKind kind = StepKind::kConv2dForward;
   Phase phase = Phase::kForward;
@@ -109,6 +162,19 @@ struct Step {
   //   ..BackwardWeights inputs: dy, x           outputs: none; parameter_gradients
   //   cross-entropy     inputs: logits, labels  outputs: dlogits (invalid without backward)
   //   update            parameter_gradients: the one it applies
+  //   statistics        inputs: value           mean, var
+  //   activation        inputs: raw value       outputs: value; activations
+  //   fold forward      mean, var               activations[0]
+  //   fold backward     epilogues[0]: sums, scale, mean; var    gradient: gain, slope, offset;
+  //                                             parameter_gradients
+  //   gradient epilogue inputs: gradient        outputs: masked or folded gradient; epilogues
+  //   gradient prologue inputs: masked or folded gradient       outputs: gradient; gradient
+  // and of convolutions, pooling and additions in a fused plan:
+  //   forward           activations, by input; mean, var of the output (convolution, average pool)
+  //   ..BackwardWeights activations[0] of x; gradient of dy
+  //   ..BackwardData, pooling   gradient of dy; epilogues[0] of dx
+  //   add backward      inputs: dy, y; outputs: g = dy where y > 0; epilogues, one for each input
+  //                     that is a batch norm: x, mean and sums, nothing else
   std::vector<Operand> inputs;
   std::vector<Operand> outputs;
   std::vector<Operand> parameter_gradients;
@@ -118,9 +184,48 @@ struct Step {
   Operand workspace;
   bool accumulate = false;  // outputs are added to, not overwritten
 
+  std::vector<ActivationOperands> activations;  // by input; empty: none is active
+  Operand mean, var;
+  GradientPrologueOperands gradient;
+  std::vector<GradientEpilogueOperands> epilogues;
+
   int64_t macs = 0;           // nominal multiply-adds (direct algorithm)
   int64_t executed_macs = 0;  // of the algorithm
   int64_t bytes = 0;          // least traffic: every operand read or written once
+
+  bool activates(size_t input) const {
+    return input < activations.size() && activations[input].active();
+  }
+  bool has_epilogue() const { return !epilogues.empty() && epilogues[0].active(); }
+  // Calls visit(operand) for every valid operand.
+  template <class Visit>
+  void ForEachOperand(const Visit& visit) {
+    VisitOperands(*this, visit);
+  }
+  template <class Visit>
+  void ForEachOperand(const Visit& visit) const {
+    VisitOperands(*this, visit);
+  }
+
+ private:
+  template <class S, class Visit>
+  static void VisitOperands(S& step, const Visit& visit) {
+    const auto one = [&](auto& operand) {
+      if (operand.valid()) visit(operand);
+    };
+    for (auto& o : step.inputs) one(o);
+    for (auto& o : step.outputs) one(o);
+    for (auto& o : step.parameter_gradients) one(o);
+    for (auto& a : step.activations) one(a.scale), one(a.shift);
+    for (auto& e : step.epilogues) {
+      for (auto* o : {&e.x, &e.scale, &e.shift, &e.mean, &e.sum_g, &e.sum_gx, &e.gain}) one(*o);
+    }
+    auto& g = step.gradient;
+    for (auto* o : {&g.x, &g.gain, &g.slope, &g.offset, &step.mean, &step.var, &step.saved_mean,
+                    &step.saved_inv_std, &step.argmax, &step.loss, &step.workspace}) {
+      one(*o);
+    }
+  }
 };
 
 // Memory that one buffer occupies from step `first` to step `last`, both included.
