@@ -25,38 +25,52 @@ int64_t ExecutedMacs(const Conv2dShape& s, Conv2dPass pass) {
 
 template <int kTile>
 size_t WorkspaceBytes(const Conv2dShape& s, Conv2dPass pass, int num_threads,
-                      const Conv2dFusion& /*fusion*/) {
+                      const Conv2dFusion& fusion) {
   switch (pass) {
     case Conv2dPass::kForward:
-      return WinogradCorrelateWorkspaceBytes(kTile, s.output(), s.in_channels, num_threads);
+      return WinogradCorrelateWorkspaceBytes(kTile, s.output(), s.in_channels, num_threads, fusion);
     case Conv2dPass::kBackwardData:
-      return WinogradCorrelateWorkspaceBytes(kTile, s.input(), s.out_channels, num_threads);
+      return WinogradCorrelateWorkspaceBytes(kTile, s.input(), s.out_channels, num_threads, fusion);
     case Conv2dPass::kBackwardWeights:
       return WinogradGradientWorkspaceBytes(kTile, s, num_threads);
   }
   return 0;
 }
 
+// All of what a pass can have.
+Conv2dFusion Fuses(const Conv2dShape& /*shape*/, Conv2dPass pass, const Conv2dFusion& fusion) {
+  Conv2dFusion fused;
+  fused.activation = fusion.activation && pass != Conv2dPass::kBackwardData;
+  fused.gradient = fusion.gradient && pass != Conv2dPass::kForward;
+  fused.statistics = fusion.statistics && pass == Conv2dPass::kForward;
+  fused.gradient_epilogue = fusion.gradient_epilogue && pass == Conv2dPass::kBackwardData;
+  return fused;
+}
+
 template <int kTile>
 void Forward(const Conv2dForwardArgs<float>& args, Context& ctx) {
   WinogradCorrelation c;
-  c.in = args.x;
+  c.in.tensor = args.x;
+  c.in.activation = args.activation;
   c.out = args.y;
   c.padding = args.shape.padding;
   c.weights = args.weights;
   c.bias = args.bias;
+  c.statistics = args.statistics;
   WinogradCorrelate("conv2d.forward.winograd", kTile, c, args.workspace, ctx);
 }
 
 template <int kTile>
 void BackwardData(const Conv2dBackwardDataArgs<float>& args, Context& ctx) {
   WinogradCorrelation c;
-  c.in = args.dy;
+  c.in.tensor = args.dy;
+  c.in.gradient = args.gradient;
   c.out = args.dx;
   c.padding = 2 - args.shape.padding;
   c.weights = args.weights;
   c.transposed = true;
   c.accumulate = args.accumulate;
+  c.epilogue = args.epilogue;
   WinogradCorrelate("conv2d.backward_data.winograd", kTile, c, args.workspace, ctx);
 }
 
@@ -68,12 +82,12 @@ void BackwardWeights(const Conv2dBackwardWeightsArgs<float>& args, Context& ctx)
 }  // namespace
 
 const Conv2dAlgorithmOps kConv2dWinograd4Ops = {
-    Supports,        ExecutedMacs<4>,    WorkspaceBytes<4>, Forward<4>,
-    BackwardData<4>, BackwardWeights<4>, nullptr,
+    Supports,           ExecutedMacs<4>, WorkspaceBytes<4>, Forward<4>, BackwardData<4>,
+    BackwardWeights<4>, Fuses,
 };
 const Conv2dAlgorithmOps kConv2dWinograd2Ops = {
-    Supports,        ExecutedMacs<2>,    WorkspaceBytes<2>, Forward<2>,
-    BackwardData<2>, BackwardWeights<2>, nullptr,
+    Supports,           ExecutedMacs<2>, WorkspaceBytes<2>, Forward<2>, BackwardData<2>,
+    BackwardWeights<2>, Fuses,
 };
 
 }  // namespace classicnn

@@ -1,6 +1,9 @@
 #include "layers/conv2d/conv2d_winograd_correlation.h"
 
 #include <algorithm>
+#include <optional>
+
+#include "layers/channel_sums.h"
 
 namespace classicnn {
 namespace {
@@ -24,11 +27,15 @@ struct CorrelationPlan {
     if (by_panels) {
       block = k.PadTiles(std::min(tiles.count, kSpanTiles));
       depth_block = std::min(depth, kDepthBlock);
+      blocks = CeilDiv(tiles.count, block);
     } else {
       // Two register blocks of rows share each pass over u, unless that leaves too few pieces.
       block = tiles.count >= 2 * k.block_rows * kPieces ? 2 * k.block_rows : k.block_rows;
       depth_block = depth;
+      blocks = CeilDiv(tiles.count, block);
+      piece_blocks = CeilDiv(blocks, kMaxPieces);
     }
+    pieces = CeilDiv(blocks, piece_blocks);
     v = WinogradLayout::For(block, depth_block);
     m = WinogradLayout::For(block, k.panel);
     u_point = depth_block * k.panel + 16;
@@ -48,13 +55,17 @@ struct CorrelationPlan {
   static constexpr int64_t kFewTiles = 512;
   static constexpr int64_t kManyPanels = 8;
   static constexpr int64_t kPieces = 16;       // enough for the threads of most machines
+  static constexpr int64_t kMaxPieces = 256;   // each leaves an epilogue's sums, to be merged
   static constexpr int64_t kSpanTiles = 126;   // a panel's m stays in the second-level cache
   static constexpr int64_t kDepthBlock = 128;  // and its u
 
   WinogradTiles tiles;
   int64_t panels;
   bool by_panels;
-  int64_t block;        // tiles at a time
+  int64_t block;  // tiles at a time
+  int64_t blocks;
+  int64_t piece_blocks = 1;  // blocks of a piece, whose tiles share an epilogue's sums
+  int64_t pieces;
   int64_t depth_block;  // channels at a time; by panels v is cut into such blocks
   WinogradLayout v;
   WinogradLayout m;
@@ -63,8 +74,67 @@ struct CorrelationPlan {
   int64_t thread_size;  // elements that each thread needs: v and m, or u and m
 };
 
+// The sums that pieces leave for the epilogue, if there is one.
+class EpilogueSums {
+ public:
+  static size_t Bytes(const CorrelationPlan& plan, int64_t columns, const Conv2dFusion& fusion) {
+    if (fusion.statistics) return MomentPieces::Bytes(plan.pieces, columns);
+    if (fusion.gradient_epilogue) return GradientSumPieces::Bytes(plan.pieces, columns);
+    return 0;
+  }
+  EpilogueSums(const CorrelationPlan& plan, const WinogradCorrelation& c, Workspace* workspace)
+      : tiles_(plan.tiles), out_(c.out) {
+    if (c.statistics.active()) moments_.emplace(plan.pieces, c.columns(), workspace);
+    if (c.epilogue.active()) gradients_.emplace(plan.pieces, c.columns(), workspace);
+  }
+
+  // Columns [first, first + count) of a piece, to be begun before they are written. `write_tile`
+  // writes them without an epilogue for the tile it is given, one of the piece's.
+  template <class WriteTile>
+  void Begin(int64_t piece, int64_t first, int64_t count, int64_t tile,
+             const WriteTile& write_tile) {
+    if (gradients_.has_value()) gradients_->Clear(piece, first, count);
+    if (!moments_.has_value()) return;
+    // A center from the middle row of one tile.
+    write_tile(tile);
+    const int64_t row = tiles_.row(tile) * tiles_.tile + tiles_.RowsInside(tile, out_.h) / 2;
+    moments_->Begin(piece, first, count,
+                    out_.Pixel(tiles_.image(tile), row, tiles_.col(tile) * tiles_.tile) + first,
+                    out_.pixel_stride, tiles_.ColsInside(tile, out_.w));
+  }
+  // The tiles that a piece writes.
+  void SetTiles(int64_t piece, int64_t begin, int64_t end) {
+    if (!moments_.has_value()) return;
+    int64_t pixels = 0;
+    for (int64_t t = begin; t < end; ++t) {
+      pixels += tiles_.RowsInside(t, out_.h) * tiles_.ColsInside(t, out_.w);
+    }
+    moments_->pixels(piece) = pixels;
+  }
+  WinogradSums Of(int64_t piece) const {
+    if (moments_.has_value()) {
+      return {moments_->center(piece), moments_->sum(piece), moments_->sum_of_squares(piece)};
+    }
+    if (gradients_.has_value()) {
+      return {nullptr, gradients_->sum_g(piece), gradients_->sum_gx(piece)};
+    }
+    return {};
+  }
+  void Merge(const WinogradCorrelation& c, Context& ctx) const {
+    if (moments_.has_value()) moments_->Merge(c.statistics, ctx);
+    if (gradients_.has_value()) gradients_->Merge(c.epilogue, ctx);
+  }
+
+ private:
+  WinogradTiles tiles_;
+  Tensor out_;
+  std::optional<MomentPieces> moments_;
+  std::optional<GradientSumPieces> gradients_;
+};
+
 void CorrelateByTiles(const char* zone, const WinogradKernels& k, const CorrelationPlan& plan,
-                      const WinogradCorrelation& c, float* u, float* scratch, Context& ctx) {
+                      const WinogradCorrelation& c, EpilogueSums* sums, float* u, float* scratch,
+                      Context& ctx) {
   const int64_t depth = c.depth();
   const int64_t columns = c.columns();
   // Panels before this one are full.
@@ -79,38 +149,55 @@ void CorrelateByTiles(const char* zone, const WinogradKernels& k, const Correlat
                    depth * width);
   });
 
-  const int64_t pieces = CeilDiv(plan.tiles.count, plan.block);
-  ctx.ParallelFor(zone, pieces, [&](int64_t piece, int worker) {
-    float* const v = scratch + worker * plan.thread_size;
+  const auto block_of_tiles = [&](int64_t piece, int64_t begin, bool first_of_piece, float* v) {
     float* const m = v + k.points * plan.v.point;
-    const int64_t begin = piece * plan.block;
     const int64_t count = std::min(plan.block, plan.tiles.count - begin);
-    k.transform_input(c.in, c.padding, plan.tiles, c.zeros, begin, count, plan.v, v);
+    k.transform_input(c.in, c.padding, plan.tiles, begin, count, plan.v, v);
     // While this block is multiplied, the inputs of the next and the outputs of this one are
     // fetched.
     const int64_t products = k.points * (k.PadTiles(count) / k.block_rows);
-    WinogradPrefetch inputs(c.in, plan.tiles, k.tile, 2 - c.padding, begin + plan.block,
-                            begin + 2 * plan.block, plan.panels * products);
+    WinogradPrefetch inputs(c.in.tensor, c.in.gradient.x, plan.tiles, 2 - c.padding,
+                            begin + plan.block, begin + 2 * plan.block, plan.panels * products);
     for (int64_t p = 0; p < plan.panels; ++p) {
       const int64_t width = k.Width(columns, p);
       const int64_t first = p * k.panel;
-      WinogradPrefetch outputs(c.out.Channels(first, std::min(k.panel, columns - first)),
-                               plan.tiles, k.tile, 0, begin, begin + count, products);
+      const int64_t panel_columns = std::min(k.panel, columns - first);
+      WinogradPrefetch outputs(
+          c.out.Channels(first, panel_columns),
+          c.epilogue.active() ? c.epilogue.x.Channels(first, panel_columns) : ConstTensor(),
+          plan.tiles, 0, begin, begin + count, products);
       k.multiply(v, plan.v, panel_u(p), depth * width, depth, width, count, false, m, plan.m,
                  &inputs, &outputs);
-      k.transform_output(c, plan.tiles, p, begin, count, m, plan.m);
+      if (first_of_piece) {
+        sums->Begin(piece, first, panel_columns, begin, [&](int64_t tile) {
+          k.transform_output(c, plan.tiles, p, tile, 1, m, plan.m, {});
+        });
+      }
+      k.transform_output(c, plan.tiles, p, begin, count, m, plan.m, sums->Of(piece));
+    }
+  };
+  ctx.ParallelFor(zone, plan.pieces, [&](int64_t piece, int worker) {
+    const int64_t size = plan.piece_blocks * plan.block;
+    const int64_t begin = piece * size;
+    const int64_t end = std::min(plan.tiles.count, begin + size);
+    sums->SetTiles(piece, begin, end);
+    for (int64_t t = begin; t < end; t += plan.block) {
+      block_of_tiles(piece, t, t == begin, scratch + worker * plan.thread_size);
     }
   });
 }
 
 void CorrelateByPanels(const char* zone, const WinogradKernels& k, const CorrelationPlan& plan,
-                       const WinogradCorrelation& c, float* v, float* scratch, Context& ctx) {
+                       const WinogradCorrelation& c, EpilogueSums* sums, float* v, float* scratch,
+                       Context& ctx) {
   const int64_t depth = c.depth();
   const auto v_block = [&](int64_t d0) {
     return v + d0 / plan.depth_block * k.points * plan.v.point;
   };
-  for (int64_t begin = 0; begin < plan.tiles.count; begin += plan.block) {
+  for (int64_t span = 0; span < plan.pieces; ++span) {
+    const int64_t begin = span * plan.block;
     const int64_t count = std::min(plan.block, plan.tiles.count - begin);
+    sums->SetTiles(span, begin, begin + count);
     constexpr int64_t kPieceTiles = 4;
     const int64_t pieces = CeilDiv(count, kPieceTiles);
     ctx.ParallelFor("conv2d.winograd.input", pieces, [&](int64_t piece, int) {
@@ -118,7 +205,7 @@ void CorrelateByPanels(const char* zone, const WinogradKernels& k, const Correla
       const int64_t some = std::min(kPieceTiles, count - first);
       for (int64_t d0 = 0; d0 < depth; d0 += plan.depth_block) {
         k.transform_input(c.in.Channels(d0, std::min(plan.depth_block, depth - d0)), c.padding,
-                          plan.tiles, c.zeros, begin + first, some, plan.v,
+                          plan.tiles, begin + first, some, plan.v,
                           v_block(d0) + first * plan.v.row);
       }
     });
@@ -133,7 +220,11 @@ void CorrelateByPanels(const char* zone, const WinogradKernels& k, const Correla
         k.multiply(v_block(d0), plan.v, u, plan.u_point, d1 - d0, width, count, d0 > 0, m, plan.m,
                    &none, &none);
       }
-      k.transform_output(c, plan.tiles, p, begin, count, m, plan.m);
+      const int64_t first = p * k.panel;
+      sums->Begin(span, first, std::min(k.panel, c.columns() - first), begin, [&](int64_t tile) {
+        k.transform_output(c, plan.tiles, p, tile, 1, m, plan.m, {});
+      });
+      k.transform_output(c, plan.tiles, p, begin, count, m, plan.m, sums->Of(span));
     });
   }
 }
@@ -141,10 +232,11 @@ void CorrelateByPanels(const char* zone, const WinogradKernels& k, const Correla
 }  // namespace
 
 size_t WinogradCorrelateWorkspaceBytes(int64_t tile, const Shape4& out, int64_t depth,
-                                       int num_threads) {
+                                       int num_threads, const Conv2dFusion& fusion) {
   const CorrelationPlan plan(GetWinogradKernels(tile), out, depth);
   return Workspace::BytesFor<float>(depth) + Workspace::BytesFor<float>(plan.shared_size) +
-         Workspace::BytesFor<float>(plan.thread_size * num_threads);
+         Workspace::BytesFor<float>(plan.thread_size * num_threads) +
+         EpilogueSums::Bytes(plan, out.c, fusion);
 }
 
 void WinogradCorrelate(const char* zone, int64_t tile, WinogradCorrelation c, Workspace workspace,
@@ -153,14 +245,16 @@ void WinogradCorrelate(const char* zone, int64_t tile, WinogradCorrelation c, Wo
   const CorrelationPlan plan(k, c.out.shape(), c.depth());
   float* zeros = workspace.Take<float>(c.depth());
   std::fill(zeros, zeros + c.depth(), 0.0f);
-  c.zeros = zeros;
+  c.in.zeros = zeros;
   float* shared = workspace.Take<float>(plan.shared_size);
   float* scratch = workspace.Take<float>(plan.thread_size * ctx.num_threads());
+  EpilogueSums sums(plan, c, &workspace);
   if (plan.by_panels) {
-    CorrelateByPanels(zone, k, plan, c, shared, scratch, ctx);
+    CorrelateByPanels(zone, k, plan, c, &sums, shared, scratch, ctx);
   } else {
-    CorrelateByTiles(zone, k, plan, c, shared, scratch, ctx);
+    CorrelateByTiles(zone, k, plan, c, &sums, shared, scratch, ctx);
   }
+  sums.Merge(c, ctx);
 }
 
 }  // namespace classicnn

@@ -11,10 +11,10 @@
 
 namespace classicnn {
 
-// `depth` and `columns` channels in and out, an output of `out`'s images and size.
+// `depth` channels in, an output of `out`'s shape, with the epilogue that `fusion` has.
 size_t WinogradCorrelateWorkspaceBytes(int64_t tile, const Shape4& out, int64_t depth,
-                                       int num_threads);
-// `zone` is a string literal; c.zeros is set here.
+                                       int num_threads, const Conv2dFusion& fusion);
+// `zone` is a string literal; c.in.zeros is set here.
 void WinogradCorrelate(const char* zone, int64_t tile, WinogradCorrelation c, Workspace workspace,
                        Context& ctx);
 

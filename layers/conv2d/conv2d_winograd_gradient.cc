@@ -95,8 +95,8 @@ void SumTree(float* partials, int64_t count, int64_t size, int64_t begin, int64_
 }
 
 void GradientByImages(const WinogradKernels& k, const GradientPlan& plan,
-                      const Conv2dBackwardWeightsArgs<float>& args, const float* zeros,
-                      float* partials, float* scratch, Context& ctx) {
+                      const Conv2dBackwardWeightsArgs<float>& args, const WinogradSource& x,
+                      const WinogradSource& dy, float* partials, float* scratch, Context& ctx) {
   const Conv2dShape& s = args.shape;
   const int64_t size = s.weight_count();
   ctx.ParallelFor("conv2d.backward_weights.winograd", plan.groups, [&](int64_t group, int worker) {
@@ -108,16 +108,16 @@ void GradientByImages(const WinogradKernels& k, const GradientPlan& plan,
     const int64_t last = std::min(plan.tiles.count, first + plan.images * per_image);
     for (int64_t begin = first; begin < last; begin += plan.block) {
       const int64_t count = std::min(plan.block, last - begin);
-      k.transform_input(args.x, s.padding, plan.tiles, zeros, begin, count, plan.v, v);
-      k.transform_gradient(args.dy, plan.tiles, zeros, begin, count, plan.w, w);
+      k.transform_input(x, s.padding, plan.tiles, begin, count, plan.v, v);
+      k.transform_gradient(dy, plan.tiles, begin, count, plan.w, w);
       const int64_t products =
           k.points * k.Panels(s.out_channels) * CeilDiv(s.in_channels, k.block_rows);
       // While this block is multiplied, the next one is fetched: the next group's first after the
       // last.
       const int64_t next = begin + plan.block;
       const int64_t next_end = next < last ? std::min(last, next + plan.block) : next + plan.block;
-      WinogradPrefetch inputs(args.x, plan.tiles, k.tile, 2 - s.padding, next, next_end, products);
-      WinogradPrefetch gradients(args.dy, plan.tiles, k.tile, 0, next, next_end, products);
+      WinogradPrefetch inputs(x.tensor, {}, plan.tiles, 2 - s.padding, next, next_end, products);
+      WinogradPrefetch gradients(dy.tensor, dy.gradient.x, plan.tiles, 0, next, next_end, products);
       k.outer(v, plan.v, w, plan.w, count, s.in_channels, s.out_channels, begin > first, du,
               plan.du.row, plan.du.point, &inputs, &gradients);
     }
@@ -135,8 +135,8 @@ void GradientByImages(const WinogradKernels& k, const GradientPlan& plan,
 }
 
 void GradientByChannels(const WinogradKernels& k, const GradientPlan& plan,
-                        const Conv2dBackwardWeightsArgs<float>& args, const float* zeros, float* v,
-                        float* scratch, Context& ctx) {
+                        const Conv2dBackwardWeightsArgs<float>& args, const WinogradSource& x,
+                        const WinogradSource& dy, float* v, float* scratch, Context& ctx) {
   const Conv2dShape& s = args.shape;
   float* const w = v + k.points * plan.v.point;
   const int64_t depth_blocks = CeilDiv(s.in_channels, plan.depth_block);
@@ -147,10 +147,9 @@ void GradientByChannels(const WinogradKernels& k, const GradientPlan& plan,
     ctx.ParallelFor("conv2d.winograd.input", CeilDiv(count, kPieceTiles), [&](int64_t piece, int) {
       const int64_t first = piece * kPieceTiles;
       const int64_t some = std::min(kPieceTiles, count - first);
-      k.transform_input(args.x, s.padding, plan.tiles, zeros, begin + first, some, plan.v,
+      k.transform_input(x, s.padding, plan.tiles, begin + first, some, plan.v,
                         v + first * plan.v.row);
-      k.transform_gradient(args.dy, plan.tiles, zeros, begin + first, some, plan.w,
-                           w + first * plan.w.row);
+      k.transform_gradient(dy, plan.tiles, begin + first, some, plan.w, w + first * plan.w.row);
     });
     ctx.ParallelFor("conv2d.backward_weights.winograd", depth_blocks * column_blocks,
                     [&](int64_t piece, int worker) {
@@ -186,12 +185,19 @@ void WinogradGradient(int64_t tile, const Conv2dBackwardWeightsArgs<float>& args
   const int64_t channels = std::max(args.shape.in_channels, args.shape.out_channels);
   float* zeros = workspace.Take<float>(channels);
   std::fill(zeros, zeros + channels, 0.0f);
+  WinogradSource x, dy;
+  x.tensor = args.x;
+  x.activation = args.activation;
+  x.zeros = zeros;
+  dy.tensor = args.dy;
+  dy.gradient = args.gradient;
+  dy.zeros = zeros;
   float* shared = workspace.Take<float>(plan.shared_size);
   float* scratch = workspace.Take<float>(plan.thread_size * ctx.num_threads());
   if (plan.by_images) {
-    GradientByImages(k, plan, args, zeros, shared, scratch, ctx);
+    GradientByImages(k, plan, args, x, dy, shared, scratch, ctx);
   } else {
-    GradientByChannels(k, plan, args, zeros, shared, scratch, ctx);
+    GradientByChannels(k, plan, args, x, dy, shared, scratch, ctx);
   }
 }
 

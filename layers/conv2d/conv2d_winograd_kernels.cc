@@ -11,6 +11,8 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 // After highway.h.
+#include "layers/conv2d/conv2d_winograd_input-inl.h"
+#include "layers/conv2d/conv2d_winograd_output-inl.h"
 #include "layers/conv2d/conv2d_winograd_products-inl.h"
 #include "layers/conv2d/conv2d_winograd_transforms-inl.h"
 
@@ -18,104 +20,6 @@ HWY_BEFORE_NAMESPACE();
 namespace classicnn {
 namespace HWY_NAMESPACE {
 namespace winograd {
-
-// Loads and stores of whole vectors, or of the channels that are left.
-template <bool kTail>
-HWY_INLINE VF LoadVec(MF mask, const float* from) {
-  if constexpr (kTail) {
-    return hn::MaskedLoad(mask, DF(), from);
-  } else {
-    return hn::LoadU(DF(), from);
-  }
-}
-template <bool kTail>
-HWY_INLINE void StoreVec(VF v, MF mask, float* to) {
-  if constexpr (kTail) {
-    hn::BlendedStore(v, mask, DF(), to);
-  } else {
-    hn::StoreU(v, DF(), to);
-  }
-}
-
-// Calls body.Step<is_tail>(c, mask) for each vector of `channels`.
-template <class Body>
-HWY_INLINE void ForEachVec(int64_t channels, const Body& body) {
-  const DF d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  const MF all = hn::FirstN(d, hn::Lanes(d));
-  int64_t c = 0;
-  for (; c + lanes <= channels; c += lanes) body.template Step<false>(c, all);
-  if (c < channels) body.template Step<true>(c, hn::FirstN(d, static_cast<size_t>(channels - c)));
-}
-
-// The kSize x kSize pixels of image n from (h0, w0) on; `outside` stands for those beyond the
-// image.
-template <int kSize, typename T>
-HWY_INLINE void FillPixels(const View<T>& view, int64_t n, int64_t h0, int64_t w0, T* outside,
-                           T** table) {
-  if (h0 >= 0 && w0 >= 0 && h0 + kSize <= view.h && w0 + kSize <= view.w) {
-    for (int i = 0; i < kSize; ++i) {
-      T* pixel = view.Pixel(n, h0 + i, w0);
-      HWY_UNROLL(6)
-      for (int j = 0; j < kSize; ++j, pixel += view.pixel_stride) table[i * kSize + j] = pixel;
-    }
-    return;
-  }
-  for (int i = 0; i < kSize; ++i) {
-    const bool row_inside = h0 + i >= 0 && h0 + i < view.h;
-    for (int j = 0; j < kSize; ++j) {
-      const bool inside = row_inside && w0 + j >= 0 && w0 + j < view.w;
-      table[i * kSize + j] = inside ? view.Pixel(n, h0 + i, w0 + j) : outside;
-    }
-  }
-}
-
-// Transforms a table of pixels into one row of v (or w). Rows are padded to whole vectors, so that
-// stores are never partial. Asks for the next tile's pixels, but for the first kShared columns,
-// which this one has as well.
-template <class T, int kShared>
-struct TileStep {
-  const float* const* HWY_RESTRICT pixels;  // kFrom * kFrom
-  int64_t next_tile;                        // from a pixel to the same pixel of the next tile
-  float* HWY_RESTRICT to;
-  int64_t point;
-
-  template <bool kTail>
-  HWY_INLINE void Step(int64_t c, MF mask) const {
-    float* const HWY_RESTRICT row = to + c;
-    Transform2d<T>(
-        [&](int i) HWY_ATTR {
-          if (i % T::kFrom >= kShared) hwy::Prefetch(pixels[i] + next_tile + c);
-          return LoadVec<kTail>(mask, pixels[i] + c);
-        },
-        [&](int i, VF value) HWY_ATTR { hn::StoreU(value, DF(), row + i * point); });
-  }
-};
-
-template <class F>
-void TransformInput(const ConstTensor& in, int64_t padding, const WinogradTiles& tiles,
-                    const float* zeros, int64_t begin, int64_t count, const WinogradLayout& layout,
-                    float* v) {
-  const float* pixels[F::kPoints];
-  for (int64_t t = begin; t < begin + count; ++t, v += layout.row) {
-    FillPixels<F::kSize>(in, tiles.image(t), tiles.row(t) * F::kOut - padding,
-                         tiles.col(t) * F::kOut - padding, zeros, pixels);
-    ForEachVec(in.c, TileStep<InputTransform<F>, F::kSize - F::kOut>{
-                         pixels, F::kOut * in.pixel_stride, v, layout.point});
-  }
-}
-
-template <class F>
-void TransformGradient(const ConstTensor& dy, const WinogradTiles& tiles, const float* zeros,
-                       int64_t begin, int64_t count, const WinogradLayout& layout, float* w) {
-  const float* pixels[F::kOut * F::kOut];
-  for (int64_t t = begin; t < begin + count; ++t, w += layout.row) {
-    FillPixels<F::kOut>(dy, tiles.image(t), tiles.row(t) * F::kOut, tiles.col(t) * F::kOut, zeros,
-                        pixels);
-    ForEachVec(dy.c, TileStep<GradientTransform<F>, 0>{pixels, F::kOut * dy.pixel_stride, w,
-                                                       layout.point});
-  }
-}
 
 // One vector of columns of the weights at one depth.
 template <class F>
@@ -210,55 +114,6 @@ void PackWeights(const WinogradCorrelation& c, int64_t panel, int64_t d0, int64_
         PackStep<F>(taps, hn::FirstN(d, static_cast<size_t>(std::min(lanes, columns - j))),
                     u + (i - d0) * width + j, point);
       }
-    }
-  }
-}
-
-// Outputs of one tile, one vector of columns. Pixels beyond the image are null.
-template <class F, bool kWhole>
-struct OutputStep {
-  const float* HWY_RESTRICT m;
-  int64_t row;
-  int64_t point;
-  const float* HWY_RESTRICT bias;
-  bool accumulate;
-  float* const* HWY_RESTRICT pixels;
-
-  template <bool kTail>
-  HWY_INLINE void Step(int64_t c, MF mask) const {
-    const VF start = bias == nullptr ? hn::Zero(DF()) : LoadVec<kTail>(mask, bias + c);
-    Transform2d<OutputTransform<F>>(
-        [&](int i) HWY_ATTR {
-          hwy::Prefetch(m + i * point + row + c);
-          return hn::LoadU(DF(), m + i * point + c);
-        },
-        [&](int i, VF value) HWY_ATTR {
-          if (!kWhole && pixels[i] == nullptr) return;
-          float* const to = pixels[i] + c;
-          value = hn::Add(value, accumulate ? LoadVec<kTail>(mask, to) : start);
-          StoreVec<kTail>(value, mask, to);
-        });
-  }
-};
-
-template <class F>
-void TransformOutput(const WinogradCorrelation& c, const WinogradTiles& tiles, int64_t panel,
-                     int64_t begin, int64_t count, const float* m, const WinogradLayout& layout) {
-  const int64_t first = panel * 2 * static_cast<int64_t>(hn::Lanes(DF()));
-  const int64_t columns = std::min(2 * static_cast<int64_t>(hn::Lanes(DF())), c.columns() - first);
-  const Tensor out = c.out.Channels(first, columns);
-  const float* bias = c.bias == nullptr ? nullptr : c.bias + first;
-  float* pixels[F::kOut * F::kOut];
-  for (int64_t t = begin; t < begin + count; ++t, m += layout.row) {
-    const int64_t h0 = tiles.row(t) * F::kOut;
-    const int64_t w0 = tiles.col(t) * F::kOut;
-    FillPixels<F::kOut, float>(out, tiles.image(t), h0, w0, nullptr, pixels);
-    if (h0 + F::kOut <= out.h && w0 + F::kOut <= out.w) {
-      ForEachVec(columns,
-                 OutputStep<F, true>{m, layout.row, layout.point, bias, c.accumulate, pixels});
-    } else {
-      ForEachVec(columns,
-                 OutputStep<F, false>{m, layout.row, layout.point, bias, c.accumulate, pixels});
     }
   }
 }

@@ -20,30 +20,75 @@
 
 namespace classicnn {
 
+// A tensor that is read in tiles, and what is done to it then.
+struct WinogradSource {
+  ConstTensor tensor;
+  ActivationPrologue<float> activation;  // at most one of the two is active
+  GradientPrologue<float> gradient;
+  const float* zeros = nullptr;  // as many as the tensor has channels
+
+  // Channels [begin, begin + count).
+  WinogradSource Channels(int64_t begin, int64_t count) const {
+    WinogradSource some = *this;
+    some.tensor = tensor.Channels(begin, count);
+    if (activation.active()) {
+      some.activation.scale += begin;
+      some.activation.shift += begin;
+    }
+    if (gradient.active()) {
+      some.gradient.x = gradient.x.Channels(begin, count);
+      some.gradient.gain += begin;
+      some.gradient.slope += begin;
+      some.gradient.offset += begin;
+    }
+    return some;
+  }
+};
+
+// Where an epilogue's sums of a few tiles are added, [columns] each: deviations from `center` and
+// their squares for statistics, g and g * (x - mean) (and no center) for a gradient.
+struct WinogradSums {
+  const float* center = nullptr;
+  float* first = nullptr;
+  float* second = nullptr;
+
+  WinogradSums From(int64_t column) const {
+    return {center == nullptr ? nullptr : center + column, first + column, second + column};
+  }
+};
+
 // A 3 x 3 correlation with stride 1: the forward pass, or backward data with x and y in exchanged
 // roles and the weights flipped and transposed.
 struct WinogradCorrelation {
-  ConstTensor in;
+  WinogradSource in;
   Tensor out;
   int64_t padding = 0;             // of `in`
   const float* weights = nullptr;  // the layer's [3, 3, C, K]
   bool transposed = false;         // depth runs over K and columns over C, taps backwards
   const float* bias = nullptr;
   bool accumulate = false;
-  const float* zeros = nullptr;  // as many as `in` has channels
+  StatisticsEpilogue<float> statistics;  // of `out`; at most one of the two is active
+  GradientEpilogue<float> epilogue;
 
-  int64_t depth() const { return in.c; }
+  int64_t depth() const { return in.tensor.c; }
   int64_t columns() const { return out.c; }
 };
 
 // The tiles of an [h, w] output.
 struct WinogradTiles {
-  WinogradTiles(int64_t n, int64_t h, int64_t w, int64_t tile)
-      : rows((h + tile - 1) / tile), cols((w + tile - 1) / tile), count(n * rows * cols) {}
+  WinogradTiles(int64_t n, int64_t h, int64_t w, int64_t tile_)
+      : tile(tile_),
+        rows((h + tile - 1) / tile),
+        cols((w + tile - 1) / tile),
+        count(n * rows * cols) {}
   int64_t image(int64_t t) const { return t / (rows * cols); }
   int64_t row(int64_t t) const { return t / cols % rows; }
   int64_t col(int64_t t) const { return t % cols; }
+  // Rows and columns of the tile's outputs that are in an [h, w] image.
+  int64_t RowsInside(int64_t t, int64_t h) const { return std::min(tile, h - row(t) * tile); }
+  int64_t ColsInside(int64_t t, int64_t w) const { return std::min(tile, w - col(t) * tile); }
 
+  int64_t tile;
   int64_t rows;
   int64_t cols;
   int64_t count;
@@ -54,13 +99,14 @@ struct WinogradTiles {
 class WinogradPrefetch {
  public:
   WinogradPrefetch() = default;  // nothing
-  // The m x m pixels of tiles [begin, end) of `view`, each tile's first pixel `offset` rows and
-  // columns from its place in the output, spread over `steps` steps.
-  WinogradPrefetch(const ConstTensor& view, const WinogradTiles& tiles, int64_t tile,
+  // The m x m pixels of tiles [begin, end) of `view`, and of `other` of the same shape where it has
+  // data, each tile's first pixel `offset` rows and columns from its place in the output, spread
+  // over `steps` steps.
+  WinogradPrefetch(const ConstTensor& view, const ConstTensor& other, const WinogradTiles& tiles,
                    int64_t offset, int64_t begin, int64_t end, int64_t steps)
       : view_(view),
+        other_(other),
         tiles_(tiles),
-        tile_(tile),
         offset_(offset),
         next_(begin),
         end_(std::min(end, tiles.count)),
@@ -69,23 +115,28 @@ class WinogradPrefetch {
   void Step() {
     credit_ += tiles_per_step_;
     for (; credit_ >= 1 && next_ < end_; credit_ -= 1, ++next_) {
-      const int64_t h0 = tiles_.row(next_) * tile_ + offset_;
-      const int64_t w0 = tiles_.col(next_) * tile_ + offset_;
-      const int64_t first = std::max<int64_t>(w0, 0);
-      const int64_t last = std::min(w0 + tile_, view_.w);
-      for (int64_t h = std::max<int64_t>(h0, 0); h < std::min(h0 + tile_, view_.h); ++h) {
-        for (int64_t w = first; w < last; ++w) {
-          const float* pixel = view_.Pixel(tiles_.image(next_), h, w);
-          for (int64_t c = 0; c < view_.c; c += 16) __builtin_prefetch(pixel + c);
-        }
-      }
+      Fetch(view_);
+      if (other_.data != nullptr) Fetch(other_);
     }
   }
 
  private:
+  void Fetch(const ConstTensor& view) const {
+    const int64_t h0 = tiles_.row(next_) * tiles_.tile + offset_;
+    const int64_t w0 = tiles_.col(next_) * tiles_.tile + offset_;
+    const int64_t first = std::max<int64_t>(w0, 0);
+    const int64_t last = std::min(w0 + tiles_.tile, view.w);
+    for (int64_t h = std::max<int64_t>(h0, 0); h < std::min(h0 + tiles_.tile, view.h); ++h) {
+      for (int64_t w = first; w < last; ++w) {
+        const float* pixel = view.Pixel(tiles_.image(next_), h, w);
+        for (int64_t c = 0; c < view.c; c += 16) __builtin_prefetch(pixel + c);
+      }
+    }
+  }
+
   ConstTensor view_;
+  ConstTensor other_;
   WinogradTiles tiles_{0, 1, 1, 1};
-  int64_t tile_ = 0;
   int64_t offset_ = 0;
   int64_t next_ = 0;
   int64_t end_ = 0;
@@ -122,24 +173,24 @@ struct WinogradKernels {
   // elements from one point to the next.
   void (*pack_weights)(const WinogradCorrelation& c, int64_t panel, int64_t d0, int64_t d1,
                        float* u, int64_t point_stride);
-  // Writes v of tiles [begin, begin + count) to rows 0 to count - 1.
-  void (*transform_input)(const ConstTensor& in, int64_t padding, const WinogradTiles& tiles,
-                          const float* zeros, int64_t begin, int64_t count,
-                          const WinogradLayout& layout, float* v);
+  // Writes v of tiles [begin, begin + count) to rows 0 to count - 1, after the prologue.
+  void (*transform_input)(const WinogradSource& in, int64_t padding, const WinogradTiles& tiles,
+                          int64_t begin, int64_t count, const WinogradLayout& layout, float* v);
   // m (+)= v * u over `depth` for all points: `count` rows, padded to a multiple of block_rows.
   // Steps `inputs` and `outputs` once for each register block.
   void (*multiply)(const float* v, const WinogradLayout& v_layout, const float* u,
                    int64_t u_point_stride, int64_t depth, int64_t width, int64_t count,
                    bool accumulate, float* m, const WinogradLayout& m_layout,
                    WinogradPrefetch* inputs, WinogradPrefetch* outputs);
-  // Writes (or adds) the outputs of one panel of tiles [begin, begin + count).
+  // Writes (or adds) the outputs of one panel of tiles [begin, begin + count). A gradient epilogue
+  // is done where there is one; statistics are summed where `sums` has a center.
   void (*transform_output)(const WinogradCorrelation& c, const WinogradTiles& tiles, int64_t panel,
                            int64_t begin, int64_t count, const float* m,
-                           const WinogradLayout& layout);
+                           const WinogradLayout& layout, const WinogradSums& sums);
 
   // Backward weights: w of the tiles of dy, like transform_input.
-  void (*transform_gradient)(const ConstTensor& dy, const WinogradTiles& tiles, const float* zeros,
-                             int64_t begin, int64_t count, const WinogradLayout& layout, float* w);
+  void (*transform_gradient)(const WinogradSource& dy, const WinogradTiles& tiles, int64_t begin,
+                             int64_t count, const WinogradLayout& layout, float* w);
   // du[point][depth][columns] (+)= sum over `count` tiles of v[tile][depth] * w[tile][columns], for
   // all points. Up to block_rows - 1 rows more than depth and columns up to whole vectors are
   // written as well; a row of du has du_row elements. Steps like multiply.

@@ -23,6 +23,14 @@ namespace {
 // How a gradient is stored.
 enum class Store { kPlain, kGained, kAdded, kAccumulated };
 
+// Which prologues and epilogues a call has; relu is theirs.
+struct Hooks {
+  bool activation = true;
+  bool gradient = true;
+  bool epilogue = true;
+  bool relu = true;
+};
+
 // The arrays of one tensor's batch norm, in float and the same values in double.
 class ChannelArrays {
  public:
@@ -47,20 +55,26 @@ class ChannelArrays {
     }
   }
   template <typename T>
-  ActivationPrologue<T> activation() const {
-    return {Get<T>(0), Get<T>(1), /*relu=*/true};
+  ActivationPrologue<T> activation(const Hooks& hooks) const {
+    if (!hooks.activation) return {};
+    return {Get<T>(0), Get<T>(1), hooks.relu};
   }
   template <typename T>
-  GradientPrologue<T> gradient(View<const T> x) const {
+  GradientPrologue<T> gradient(const Hooks& hooks, View<const T> x) const {
+    if (!hooks.gradient) return {};
     return {x, Get<T>(2), Get<T>(3), Get<T>(1)};
   }
   template <typename T>
-  GradientEpilogue<T> epilogue(View<const T> x, Store store, T* sum_g, T* sum_gx) const {
+  GradientEpilogue<T> epilogue(const Hooks& hooks, View<const T> x, Store store, T* sum_g,
+                               T* sum_gx) const {
     GradientEpilogue<T> e;
+    if (!hooks.epilogue) return e;
     e.x = x;
-    e.scale = Get<T>(0);
-    e.shift = Get<T>(1);
-    e.relu = true;
+    if (hooks.relu) {
+      e.scale = Get<T>(0);
+      e.shift = Get<T>(1);
+    }
+    e.relu = hooks.relu;
     e.mean = Get<T>(3);
     if (store == Store::kGained || store == Store::kAdded) e.gain = Get<T>(2);
     e.add = store == Store::kAdded;
@@ -82,6 +96,9 @@ std::vector<float> Values(const GuardedTensor<float>& t) {
   }
   return values;
 }
+
+// Winograd's transforms cost about a bit more than a sum does.
+Tolerance SumOf(int64_t terms) { return Tolerance::ForSum(4 * terms); }
 
 class FusionCase {
  public:
@@ -109,12 +126,13 @@ class FusionCase {
   }
 
   // Everything the pass writes, bit for bit.
-  std::vector<float> Run(Conv2dPass pass, Conv2dAlgorithm algorithm, Store store, Context& ctx) {
+  std::vector<float> Run(Conv2dPass pass, Conv2dAlgorithm algorithm, Store store, Context& ctx,
+                         const Hooks& hooks = {}) {
     Conv2dFusion fusion;
-    fusion.activation = pass != Conv2dPass::kBackwardData;
-    fusion.statistics = pass == Conv2dPass::kForward;
-    fusion.gradient = pass != Conv2dPass::kForward;
-    fusion.gradient_epilogue = pass == Conv2dPass::kBackwardData;
+    fusion.activation = hooks.activation && pass != Conv2dPass::kBackwardData;
+    fusion.statistics = hooks.epilogue && pass == Conv2dPass::kForward;
+    fusion.gradient = hooks.gradient && pass != Conv2dPass::kForward;
+    fusion.gradient_epilogue = hooks.epilogue && pass == Conv2dPass::kBackwardData;
     GuardedWorkspace workspace(
         Conv2dWorkspaceBytes(shape_, pass, algorithm, ctx.num_threads(), fusion));
     std::vector<const GuardedTensor<float>*> written;
@@ -127,11 +145,12 @@ class FusionCase {
       args.weights = weights_.data();
       args.bias = bias_.data();
       args.y = y_.view();
-      args.activation = in_arrays_.activation<float>();
-      args.statistics = {k_sums_[0].data(), k_sums_[1].data()};
+      args.activation = in_arrays_.activation<float>(hooks);
+      if (hooks.epilogue) args.statistics = {k_sums_[0].data(), k_sums_[1].data()};
       args.workspace = workspace.get();
       Conv2dForward(args, ctx);
-      written = {&y_, &k_sums_[0], &k_sums_[1]};
+      written = {&y_};
+      if (hooks.epilogue) written.insert(written.end(), {&k_sums_[0], &k_sums_[1]});
     } else if (pass == Conv2dPass::kBackwardData) {
       dx_.CopyFrom(before_.cview());
       Conv2dBackwardDataArgs<float> args;
@@ -141,11 +160,13 @@ class FusionCase {
       args.weights = weights_.data();
       args.dx = dx_.view();
       args.accumulate = store == Store::kAccumulated;
-      args.gradient = out_arrays_.gradient(y_pre_.cview());
-      args.epilogue = in_arrays_.epilogue(x_.cview(), store, c_sums_[0].data(), c_sums_[1].data());
+      args.gradient = out_arrays_.gradient(hooks, y_pre_.cview());
+      args.epilogue =
+          in_arrays_.epilogue(hooks, x_.cview(), store, c_sums_[0].data(), c_sums_[1].data());
       args.workspace = workspace.get();
       Conv2dBackwardData(args, ctx);
-      written = {&dx_, &c_sums_[0], &c_sums_[1]};
+      written = {&dx_};
+      if (hooks.epilogue) written.insert(written.end(), {&c_sums_[0], &c_sums_[1]});
     } else {
       dweights_.FillNan();
       Conv2dBackwardWeightsArgs<float> args;
@@ -154,8 +175,8 @@ class FusionCase {
       args.x = x_.cview();
       args.dy = dy_.cview();
       args.dweights = dweights_.data();
-      args.activation = in_arrays_.activation<float>();
-      args.gradient = out_arrays_.gradient(y_pre_.cview());
+      args.activation = in_arrays_.activation<float>(hooks);
+      args.gradient = out_arrays_.gradient(hooks, y_pre_.cview());
       args.workspace = workspace.get();
       Conv2dBackwardWeights(args, ctx);
       written = {&dweights_};
@@ -171,7 +192,7 @@ class FusionCase {
   }
 
   // Of what the last Run of this pass wrote, against the references in double.
-  void ExpectMatchesReference(Conv2dPass pass, Store store) const {
+  void ExpectMatchesReference(Conv2dPass pass, Store store, const Hooks& hooks = {}) const {
     const auto in_double = [](const GuardedTensor<float>& t) {
       GuardedTensor<double> d(t.view().shape());
       d.CopyFrom(t.cview());
@@ -180,8 +201,14 @@ class FusionCase {
     const GuardedTensor<double> x = in_double(x_), dy = in_double(dy_), y_pre = in_double(y_pre_);
     const GuardedTensor<double> weights = in_double(weights_), bias = in_double(bias_);
     GuardedTensor<double> activated(shape_.input()), gradient(shape_.output());
-    ActivationPassNaive(in_arrays_.activation<double>(), x.cview(), activated.view());
-    GradientPassNaive(out_arrays_.gradient(y_pre.cview()), dy.cview(), gradient.view());
+    activated.CopyFrom(x.cview());
+    gradient.CopyFrom(dy.cview());
+    if (hooks.activation) {
+      ActivationPassNaive(in_arrays_.activation<double>(hooks), x.cview(), activated.view());
+    }
+    if (hooks.gradient) {
+      GradientPassNaive(out_arrays_.gradient(hooks, y_pre.cview()), dy.cview(), gradient.view());
+    }
     const int64_t taps = shape_.kernel * shape_.kernel;
     const auto kAlgorithm = Conv2dAlgorithm::kDirect;
     if (pass == Conv2dPass::kForward) {
@@ -189,8 +216,9 @@ class FusionCase {
       GuardedArray<double> mean(shape_.out_channels), var(shape_.out_channels);
       Conv2dForwardNaive<double>(
           {shape_, kAlgorithm, activated.cview(), weights.data(), bias.data(), y.view(), {}});
+      EXPECT_TRUE(Close(y_, y, SumOf(taps * shape_.in_channels / shape_.groups)));
+      if (!hooks.epilogue) return;
       StatisticsPassNaive<double>({mean.data(), var.data()}, y.cview());
-      EXPECT_TRUE(Close(y_, y, Tolerance::ForSum(taps * shape_.in_channels / shape_.groups)));
       const Tolerance statistics{1e-4};
       EXPECT_TRUE(Close(k_sums_[0], mean, statistics));
       EXPECT_TRUE(Close(k_sums_[1], var, statistics));
@@ -206,10 +234,15 @@ class FusionCase {
                                        da.view(),
                                        store == Store::kAccumulated,
                                        {}});
-      GradientEpiloguePassNaive(in_arrays_.epilogue(x.cview(), store, sum_g.data(), sum_gx.data()),
-                                da.cview(), dx.view());
       const int64_t terms = taps * shape_.out_channels / shape_.groups;
-      EXPECT_TRUE(Close(dx_, dx, Tolerance::ForSum(terms)));
+      if (!hooks.epilogue) {
+        EXPECT_TRUE(Close(dx_, da, SumOf(terms)));
+        return;
+      }
+      GradientEpiloguePassNaive(
+          in_arrays_.epilogue(hooks, x.cview(), store, sum_g.data(), sum_gx.data()), da.cview(),
+          dx.view());
+      EXPECT_TRUE(Close(dx_, dx, SumOf(terms)));
       EXPECT_TRUE(Close(c_sums_[0], sum_g, Tolerance::ForSum(terms * shape_.input().pixels())));
       EXPECT_TRUE(Close(c_sums_[1], sum_gx, Tolerance::ForSum(terms * shape_.input().pixels())));
     } else {
@@ -274,6 +307,8 @@ const char* const kShapes[] = {
     "n2c16h16w16k32r3s1p1",
     "n40c32h4w4k48r3s1p1",
     "n3c128h4w4k160r3s1p1",
+    "n129c5h4w4k264r3s1p1",  // more than one span of tiles, each with all panels
+    "n1c3h176w176k5r3s1p1",  // several blocks of tiles that share sums
     "n3c16h6w6k16r3s1p0",
     // depthwise
     "n2c6h5w5k6r3s1p1g6",
@@ -303,6 +338,32 @@ TEST_P(Conv2dFusionTest, MatchesTheReferences) {
                                       static_cast<int>(store)));
             c.Run(pass, algorithm, store, ctx);
             c.ExpectMatchesReference(pass, store);
+          }
+        }
+      }
+    }
+  }
+}
+
+// Each alone, none, and all of them without ReLU.
+TEST_P(Conv2dFusionTest, HooksDoNotDependOnEachOther) {
+  const Hooks combinations[] = {{true, false, false, true}, {false, true, false, true},
+                                {false, false, true, true}, {false, false, true, false},
+                                {true, true, true, false},  {false, false, false, true}};
+  Context ctx(2);
+  for (const char* text : {"n3c33h7w5k64r1s1p0", "n2c5h11w9k7r5s1p2", "n3c17h7w6k33r3s1p1",
+                           "n3c64h4w4k256r3s1p1", "n20c3h8w8k16r3s1p1", "n3c33h8w7k33r3s1p1g33"}) {
+    FusionCase c(Shape(text), 3);
+    for (const Conv2dPass pass : kAllConv2dPasses) {
+      for (const Conv2dAlgorithm algorithm : Conv2dAlgorithms(Shape(text), pass)) {
+        for (const Hooks& hooks : combinations) {
+          for (const Store store : {Store::kPlain, Store::kAccumulated}) {
+            SCOPED_TRACE(absl::StrCat(text, " ", Conv2dPassName(pass), " ",
+                                      Conv2dAlgorithmName(algorithm), " ", hooks.activation,
+                                      hooks.gradient, hooks.epilogue, hooks.relu, " store ",
+                                      static_cast<int>(store)));
+            c.Run(pass, algorithm, store, ctx, hooks);
+            c.ExpectMatchesReference(pass, store, hooks);
           }
         }
       }
