@@ -68,24 +68,24 @@ void GradientSumPieces::Clear(int64_t piece, int64_t begin, int64_t count) const
 }
 
 void GradientSumPieces::Merge(const GradientEpilogue<float>& epilogue, Context& ctx) const {
-  const int64_t blocks = (channels_ + kBlock - 1) / kBlock;
-  ctx.ParallelFor("channel_sums.gradient", blocks, [&](int64_t block, int) {
-    const int64_t first = block * kBlock;
-    const int64_t count = std::min(kBlock, channels_ - first);
-    double g[kBlock] = {};
-    double gx[kBlock] = {};
-    for (int64_t piece = 0; piece < pieces_; ++piece) {
-      const float* const piece_g = sum_g(piece) + first;
-      const float* const piece_gx = sum_gx(piece) + first;
-      for (int64_t i = 0; i < count; ++i) {
-        g[i] += static_cast<double>(piece_g[i]);
-        gx[i] += static_cast<double>(piece_gx[i]);
-      }
+  MergePieceSums(sums_, pieces_, channels_, {epilogue.sum_g, epilogue.sum_gx}, ctx);
+}
+
+void MergePieceSums(const float* sums, int64_t num_pieces, int64_t channels,
+                    absl::Span<float* const> to, Context& ctx) {
+  const int64_t blocks = (channels + kBlock - 1) / kBlock;
+  const auto num_sums = static_cast<int64_t>(to.size());
+  ctx.ParallelFor("channel_sums.merge", blocks * num_sums, [&](int64_t task, int) {
+    const int64_t which = task / blocks;
+    const int64_t first = task % blocks * kBlock;
+    const int64_t count = std::min(kBlock, channels - first);
+    double total[kBlock] = {};
+    for (int64_t piece = 0; piece < num_pieces; ++piece) {
+      const float* const of_piece = sums + (piece * num_sums + which) * channels + first;
+      for (int64_t i = 0; i < count; ++i) total[i] += static_cast<double>(of_piece[i]);
     }
-    for (int64_t i = 0; i < count; ++i) {
-      epilogue.sum_g[first + i] = static_cast<float>(g[i]);
-      epilogue.sum_gx[first + i] = static_cast<float>(gx[i]);
-    }
+    float* const result = to[static_cast<size_t>(which)] + first;
+    for (int64_t i = 0; i < count; ++i) result[i] = static_cast<float>(total[i]);
   });
 }
 

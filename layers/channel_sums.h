@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "absl/types/span.h"
 #include "core/context.h"
 #include "core/view.h"
 #include "layers/fusion.h"
@@ -45,6 +46,11 @@ class MomentPieces {
   float* sums_;
   int64_t* pixels_;
 };
+
+// Sums of pieces, [num_pieces][to.size()][channels] in `sums`: to[i][c] is the total of the i-th
+// over all pieces, one after the other in double.
+void MergePieceSums(const float* sums, int64_t num_pieces, int64_t channels,
+                    absl::Span<float* const> to, Context& ctx);
 
 // For GradientEpilogue: the sums of g and of g * (x - mean).
 class GradientSumPieces {

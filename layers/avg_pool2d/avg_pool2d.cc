@@ -1,6 +1,10 @@
 #include "layers/avg_pool2d/avg_pool2d.h"
 
+#include <type_traits>
+
 #include "core/check.h"
+#include "layers/channel_rows.h"
+#include "layers/channel_sums.h"
 #include "layers/pieces.h"
 #include "layers/pool_windows.h"
 
@@ -82,6 +86,99 @@ void AvgPoolBackwardRow(const Pool2dParams& params, ConstTensor dy, Tensor dx, b
   }
 }
 
+// What one vector of channels of dx collects through a gradient prologue. dy and x are those of the
+// first of rows x columns windows.
+template <bool kTail>
+HWY_INLINE void CollectVector(const GradientPrologue<float>& gradient, int64_t c, const float* dy,
+                              int64_t dy_row_stride, int64_t dy_pixel_stride, const float* x,
+                              int64_t x_row_stride, int64_t x_pixel_stride, int64_t rows,
+                              int64_t columns, VF area, int64_t count, bool accumulate, float* dx) {
+  const VF gain = LoadLanes<kTail>(gradient.gain + c, count);
+  const VF slope = LoadLanes<kTail>(gradient.slope + c, count);
+  const VF offset = LoadLanes<kTail>(gradient.offset + c, count);
+  VF sum = hn::Zero(DF());
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t s = 0; s < columns; ++s) {
+      const VF g = LoadLanes<kTail>(dy + r * dy_row_stride + s * dy_pixel_stride + c, count);
+      const VF v = LoadLanes<kTail>(x + r * x_row_stride + s * x_pixel_stride + c, count);
+      sum = hn::Add(sum, hn::MulAdd(gain, g, hn::MulAdd(slope, v, offset)));
+    }
+  }
+  VF result = hn::Div(sum, area);
+  if (accumulate) result = hn::Add(LoadLanes<kTail>(dx + c, count), result);
+  StoreLanes<kTail>(result, dx + c, count);
+}
+
+// As AvgPoolBackwardRow, with a gradient prologue.
+void AvgPoolBackwardGradientRow(const Pool2dParams& params, const GradientPrologue<float>& gradient,
+                                ConstTensor dy, Tensor dx, bool accumulate, int64_t row) {
+  const int64_t lanes = Lanes();
+  const int64_t channels = dx.c;
+  const GradientPrologue<float> local = gradient;  // a copy that stores cannot change
+  const ConstTensor x = local.x;
+  const int64_t image = row / dx.h;
+  const IndexRange rows = WindowsOver(params, row % dx.h, dy.h);
+  const VF area = hn::Set(DF(), static_cast<float>(params.kernel * params.kernel));
+  for (int64_t w = 0; w < dx.w; ++w) {
+    const IndexRange columns = WindowsOver(params, w, dy.w);
+    const int64_t window = (image * dy.h + rows.begin) * dy.w + columns.begin;
+    const auto collect = [&](int64_t c, int64_t count, auto tail) HWY_ATTR {
+      CollectVector<decltype(tail)::value>(local, c, dy.Pixel(window), dy.w * dy.pixel_stride,
+                                           dy.pixel_stride, x.Pixel(window), x.w * x.pixel_stride,
+                                           x.pixel_stride, rows.size(), columns.size(), area, count,
+                                           accumulate, dx.Pixel(row * dx.w + w));
+    };
+    int64_t c = 0;
+    for (; c + lanes <= channels; c += lanes) collect(c, lanes, std::false_type());
+    if (c < channels) collect(c, channels - c, std::true_type());
+  }
+}
+
+// One vector of channels of one window, whose pixels are in no other: its share goes to all of
+// them. dx is that of tap (0, 0).
+template <bool kTail>
+HWY_INLINE void ShareVector(VF share, int64_t kernel, int64_t row_stride, int64_t pixel_stride,
+                            int64_t count, bool accumulate, float* dx) {
+  for (int64_t r = 0; r < kernel; ++r) {
+    for (int64_t s = 0; s < kernel; ++s) {
+      float* const to = dx + r * row_stride + s * pixel_stride;
+      StoreLanes<kTail>(accumulate ? hn::Add(LoadLanes<kTail>(to, count), share) : share, to,
+                        count);
+    }
+  }
+}
+
+// Row `row` of the outputs, counted over all images, where every input is in exactly one window.
+void AvgPoolShareRow(const Pool2dParams& params, const GradientPrologue<float>& gradient,
+                     ConstTensor dy, Tensor dx, bool accumulate, int64_t row) {
+  const int64_t lanes = Lanes();
+  const int64_t channels = dx.c;
+  const GradientPrologue<float> local = gradient;
+  const bool has_prologue = local.active();
+  const int64_t kernel = params.kernel;
+  const VF area = hn::Set(DF(), static_cast<float>(kernel * kernel));
+  for (int64_t ow = 0; ow < dy.w; ++ow) {
+    const float* const dy_out = dy.Pixel(row * dy.w + ow);
+    const float* const x_out = has_prologue ? local.x.Pixel(row * dy.w + ow) : nullptr;
+    float* const dx_out = dx.Pixel(row * kernel * dx.w + ow * kernel);
+    const auto share = [&](int64_t c, int64_t count, auto tail) HWY_ATTR {
+      constexpr bool kTail = decltype(tail)::value;
+      VF g = LoadLanes<kTail>(dy_out + c, count);
+      if (has_prologue) {
+        const VF v =
+            hn::MulAdd(LoadLanes<kTail>(local.slope + c, count), LoadLanes<kTail>(x_out + c, count),
+                       LoadLanes<kTail>(local.offset + c, count));
+        g = hn::MulAdd(LoadLanes<kTail>(local.gain + c, count), g, v);
+      }
+      ShareVector<kTail>(hn::Div(g, area), kernel, dx.w * dx.pixel_stride, dx.pixel_stride, count,
+                         accumulate, dx_out + c);
+    };
+    int64_t c = 0;
+    for (; c + lanes <= channels; c += lanes) share(c, lanes, std::false_type());
+    if (c < channels) share(c, channels - c, std::true_type());
+  }
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace classicnn
 HWY_AFTER_NAMESPACE();
@@ -90,6 +187,8 @@ HWY_AFTER_NAMESPACE();
 namespace classicnn {
 HWY_EXPORT(AvgPoolRow);
 HWY_EXPORT(AvgPoolBackwardRow);
+HWY_EXPORT(AvgPoolBackwardGradientRow);
+HWY_EXPORT(AvgPoolShareRow);
 namespace {
 
 void CheckShapes(const Pool2dParams& params, const Shape4& x, const Shape4& y) {
@@ -99,25 +198,69 @@ void CheckShapes(const Pool2dParams& params, const Shape4& x, const Shape4& y) {
   CNN_CHECK(params.Output(x) == y, x.ToString(), " to ", y.ToString());
 }
 
+// Rows of the outputs. Fewer pieces where each leaves sums of every channel.
+Pieces OutputRows(const Pool2dParams& params, const Shape4& x, bool sums) {
+  const Shape4 y = params.Output(x);
+  return Pieces(y.n * y.h, 4 * y.c * (y.w + x.w * x.h / y.h), sums ? 256 : Pieces::kMaxPieces);
+}
+
 }  // namespace
 
-void AvgPool2dForward(const Pool2dParams& params, ConstTensor x, Tensor y, Context& ctx) {
+size_t AvgPool2dForwardWorkspaceBytes(const Pool2dParams& params, const Shape4& x) {
+  return MomentPieces::Bytes(OutputRows(params, x, /*sums=*/true).count(), x.c);
+}
+
+void AvgPool2dForward(const Pool2dParams& params, ConstTensor x, Tensor y, Context& ctx,
+                      const StatisticsEpilogue<float>& statistics, Workspace workspace) {
   CheckShapes(params, x.shape(), y.shape());
-  const Pieces pieces(y.n * y.h, 4 * y.c * (y.w + x.w * x.h / y.h));
+  const Pieces pieces = OutputRows(params, x.shape(), statistics.active());
+  if (!statistics.active()) {
+    ctx.ParallelFor("avg_pool2d.forward", pieces.count(), [&](int64_t piece, int) {
+      for (int64_t row = pieces.Begin(piece); row < pieces.End(piece); ++row) {
+        HWY_DYNAMIC_DISPATCH(AvgPoolRow)(params, x, y, row);
+      }
+    });
+    return;
+  }
+  const MomentPieces moments(pieces.count(), y.c, &workspace);
   ctx.ParallelFor("avg_pool2d.forward", pieces.count(), [&](int64_t piece, int) {
+    moments.pixels(piece) = pieces.Size(piece) * y.w;
     for (int64_t row = pieces.Begin(piece); row < pieces.End(piece); ++row) {
       HWY_DYNAMIC_DISPATCH(AvgPoolRow)(params, x, y, row);
+      const float* const y_row = y.Pixel(row * y.w);
+      if (row == pieces.Begin(piece)) {
+        moments.Begin(piece, 0, y.c, y_row, y.pixel_stride, y.w);
+      }
+      AddMomentRows(y_row, y.pixel_stride, y.w, y.c, moments.center(piece), moments.sum(piece),
+                    moments.sum_of_squares(piece));
     }
   });
+  moments.Merge(statistics, ctx);
 }
 
 void AvgPool2dBackward(const Pool2dParams& params, ConstTensor dy, Tensor dx, bool accumulate,
-                       Context& ctx) {
+                       Context& ctx, const GradientPrologue<float>& gradient) {
   CheckShapes(params, dx.shape(), dy.shape());
+  CNN_CHECK(!gradient.active() || gradient.x.shape() == dy.shape(), "prologue of ",
+            gradient.x.shape().ToString(), " for ", dy.shape().ToString());
+  if (params.stride == params.kernel && params.padding == 0 && dy.h * params.kernel == dx.h &&
+      dy.w * params.kernel == dx.w) {
+    const Pieces windows = OutputRows(params, dx.shape(), /*sums=*/false);
+    ctx.ParallelFor("avg_pool2d.backward", windows.count(), [&](int64_t piece, int) {
+      for (int64_t row = windows.Begin(piece); row < windows.End(piece); ++row) {
+        HWY_DYNAMIC_DISPATCH(AvgPoolShareRow)(params, gradient, dy, dx, accumulate, row);
+      }
+    });
+    return;
+  }
   const Pieces pieces(dx.n * dx.h, 4 * dx.c * (dx.w + dy.w * dy.h / dx.h));
   ctx.ParallelFor("avg_pool2d.backward", pieces.count(), [&](int64_t piece, int) {
     for (int64_t row = pieces.Begin(piece); row < pieces.End(piece); ++row) {
-      HWY_DYNAMIC_DISPATCH(AvgPoolBackwardRow)(params, dy, dx, accumulate, row);
+      if (gradient.active()) {
+        HWY_DYNAMIC_DISPATCH(AvgPoolBackwardGradientRow)(params, gradient, dy, dx, accumulate, row);
+      } else {
+        HWY_DYNAMIC_DISPATCH(AvgPoolBackwardRow)(params, dy, dx, accumulate, row);
+      }
     }
   });
 }

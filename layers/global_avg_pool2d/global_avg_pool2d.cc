@@ -3,12 +3,15 @@
 #include <algorithm>
 
 #include "core/check.h"
+#include "layers/channel_rows.h"
+#include "layers/channel_sums.h"
 #include "layers/pieces.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "layers/global_avg_pool2d/global_avg_pool2d.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
+#include "layers/activation-inl.h"
 #include "layers/partial-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -16,34 +19,64 @@ namespace classicnn {
 namespace HWY_NAMESPACE {
 
 // The sum of `pixels` vectors `stride` apart, in four interleaved sums.
-template <bool kTail>
-HWY_INLINE VF SumPixels(const float* x, int64_t stride, int64_t pixels, int64_t count) {
+template <Activation kActivation, bool kTail>
+HWY_INLINE VF SumPixels(const float* x, int64_t stride, int64_t pixels, VF scale, VF shift,
+                        int64_t count) {
+  const auto load = [&](const float* from) HWY_ATTR {
+    return Activated<kActivation>(LoadLanes<kTail>(from, count), scale, shift);
+  };
   VF sum0 = hn::Zero(DF());
   VF sum1 = sum0;
   VF sum2 = sum0;
   VF sum3 = sum0;
   int64_t p = 0;
   for (; p + 4 <= pixels; p += 4, x += 4 * stride) {
-    sum0 = hn::Add(sum0, LoadLanes<kTail>(x, count));
-    sum1 = hn::Add(sum1, LoadLanes<kTail>(x + stride, count));
-    sum2 = hn::Add(sum2, LoadLanes<kTail>(x + 2 * stride, count));
-    sum3 = hn::Add(sum3, LoadLanes<kTail>(x + 3 * stride, count));
+    sum0 = hn::Add(sum0, load(x));
+    sum1 = hn::Add(sum1, load(x + stride));
+    sum2 = hn::Add(sum2, load(x + 2 * stride));
+    sum3 = hn::Add(sum3, load(x + 3 * stride));
   }
-  for (; p < pixels; ++p, x += stride) sum0 = hn::Add(sum0, LoadLanes<kTail>(x, count));
+  for (; p < pixels; ++p, x += stride) sum0 = hn::Add(sum0, load(x));
   return hn::Add(hn::Add(sum0, sum1), hn::Add(sum2, sum3));
 }
 
-// y[c] = the mean over `pixels` pixels of x, c in [0, channels).
-void AveragePixels(const float* x, int64_t stride, int64_t pixels, int64_t channels, float* y) {
+template <Activation kActivation, bool kTail>
+HWY_INLINE void AverageVector(const float* scale, const float* shift, const float* x,
+                              int64_t stride, int64_t pixels, int64_t count, float* y) {
+  const VF sum = SumPixels<kActivation, kTail>(
+      x, stride, pixels, LoadCoefficients<kActivation, kTail>(scale, count),
+      LoadCoefficients<kActivation, kTail>(shift, count), count);
+  StoreLanes<kTail>(hn::Div(sum, hn::Set(DF(), static_cast<float>(pixels))), y, count);
+}
+
+template <Activation kActivation>
+void AverageChannels(const float* scale, const float* shift, const float* x, int64_t stride,
+                     int64_t pixels, int64_t channels, float* y) {
   const int64_t lanes = Lanes();
-  const VF area = hn::Set(DF(), static_cast<float>(pixels));
   int64_t c = 0;
   for (; c + lanes <= channels; c += lanes) {
-    hn::StoreU(hn::Div(SumPixels<false>(x + c, stride, pixels, lanes), area), DF(), y + c);
+    AverageVector<kActivation, false>(scale + c, shift + c, x + c, stride, pixels, lanes, y + c);
   }
   if (c < channels) {
-    const int64_t rest = channels - c;
-    StoreFirst(hn::Div(SumPixels<true>(x + c, stride, pixels, rest), area), y + c, rest);
+    AverageVector<kActivation, true>(scale + c, shift + c, x + c, stride, pixels, channels - c,
+                                     y + c);
+  }
+}
+
+// y[c] = the mean over `pixels` pixels of (activated) x, c in [0, channels); `first` is the channel
+// of the activation's arrays that c = 0 belongs to.
+void AveragePixels(const ActivationPrologue<float>& activation, int64_t first, const float* x,
+                   int64_t stride, int64_t pixels, int64_t channels, float* y) {
+  // Without an activation any pointers will do: nothing is read of them.
+  const float* const scale = activation.active() ? activation.scale + first : x;
+  const float* const shift = activation.active() ? activation.shift + first : x;
+  switch (KindOf(activation)) {
+    case Activation::kNone:
+      return AverageChannels<Activation::kNone>(scale, shift, x, stride, pixels, channels, y);
+    case Activation::kAffine:
+      return AverageChannels<Activation::kAffine>(scale, shift, x, stride, pixels, channels, y);
+    case Activation::kAffineRelu:
+      return AverageChannels<Activation::kAffineRelu>(scale, shift, x, stride, pixels, channels, y);
   }
 }
 
@@ -103,46 +136,105 @@ HWY_EXPORT(AveragePixels);
 HWY_EXPORT(SpreadPixels);
 namespace {
 
-// Calls body(image, first channel, channels) for every image and block of channels. A block is a
-// multiple of the longest vectors, so that only the last one has a tail.
+constexpr int64_t kBlock = 64;  // channels: a multiple of the longest vectors, so that only the
+                                // last block has a tail
+
+int64_t Blocks(const Shape4& shape) { return (shape.c + kBlock - 1) / kBlock; }
+
+// Every image and block of channels. Fewer pieces where each leaves sums of every channel.
+Pieces ImageBlocks(const Shape4& shape, int64_t num_tensors, bool sums) {
+  return Pieces(shape.n * Blocks(shape), 4 * shape.h * shape.w * kBlock * num_tensors,
+                sums ? 256 : Pieces::kMaxPieces);
+}
+
+// Calls body(image, first channel, channels) for the blocks of a piece; neighbouring ones of an
+// image go in one call.
 template <typename Body>
-void ForImageBlocks(const char* zone, const Shape4& shape, Context& ctx, const Body& body) {
-  constexpr int64_t kBlock = 64;
-  const int64_t blocks = (shape.c + kBlock - 1) / kBlock;
-  const Pieces pieces(shape.n * blocks, 4 * shape.h * shape.w * kBlock);
-  ctx.ParallelFor(zone, pieces.count(), [&](int64_t piece, int) {
-    // Neighbouring blocks of one image go in one call.
-    for (int64_t b = pieces.Begin(piece); b < pieces.End(piece);) {
-      const int64_t image = b / blocks;
-      const int64_t end = std::min(pieces.End(piece), (image + 1) * blocks);
-      const int64_t first = (b - image * blocks) * kBlock;
-      body(image, first, std::min(shape.c, (end - image * blocks) * kBlock) - first);
-      b = end;
+void ForBlocks(const Pieces& pieces, int64_t piece, const Shape4& shape, const Body& body) {
+  const int64_t blocks = Blocks(shape);
+  for (int64_t b = pieces.Begin(piece); b < pieces.End(piece);) {
+    const int64_t image = b / blocks;
+    const int64_t end = std::min(pieces.End(piece), (image + 1) * blocks);
+    const int64_t first = (b - image * blocks) * kBlock;
+    body(image, first, std::min(shape.c, (end - image * blocks) * kBlock) - first);
+    b = end;
+  }
+}
+
+// The epilogue of `pixels` pixels of one image from channel `first` on, whose dx, where not added
+// to, is `dy` divided by their number.
+void BackwardWithEpilogue(const GradientEpilogue<float>& epilogue, const float* dy, int64_t image,
+                          int64_t first, int64_t channels, const Tensor& dx, bool accumulate,
+                          float* sum_g, float* sum_gx) {
+  const int64_t pixels = dx.h * dx.w;
+  for (int64_t c = first; c < first + channels; c += kBlock) {
+    const int64_t count = std::min(kBlock, first + channels - c);
+    float* const dx_c = dx.Pixel(image, 0, 0) + c;
+    const float* const x_c = epilogue.x.Pixel(image, 0, 0) + c;
+    if (accumulate) {
+      HWY_DYNAMIC_DISPATCH(SpreadPixels)
+      (dy + c, count, dx_c, dx.pixel_stride, pixels, /*accumulate=*/true);
+      GradientEpilogueRows(epilogue, c, dx_c, dx.pixel_stride, x_c, pixels, count, dx_c,
+                           dx.pixel_stride, sum_g + c, sum_gx + c);
+      continue;
     }
-  });
+    // One row of gradients that every pixel reads.
+    float g[kBlock];
+    const auto area = static_cast<float>(pixels);
+    for (int64_t i = 0; i < count; ++i) g[i] = dy[c + i] / area;
+    GradientEpilogueRows(epilogue, c, g, /*da_stride=*/0, x_c, pixels, count, dx_c, dx.pixel_stride,
+                         sum_g + c, sum_gx + c);
+  }
 }
 
 }  // namespace
 
-void GlobalAvgPool2dForward(ConstTensor x, Tensor y, Context& ctx) {
+void GlobalAvgPool2dForward(ConstTensor x, Tensor y, Context& ctx,
+                            const ActivationPrologue<float>& activation) {
   CNN_CHECK((y.shape() == Shape4{x.n, 1, 1, x.c}), x.shape().ToString(), " to ",
             y.shape().ToString());
-  ForImageBlocks(
-      "global_avg_pool2d.forward", x.shape(), ctx, [&](int64_t image, int64_t c, int64_t channels) {
-        HWY_DYNAMIC_DISPATCH(AveragePixels)
-        (x.Pixel(image, 0, 0) + c, x.pixel_stride, x.h * x.w, channels, y.Pixel(image) + c);
-      });
+  const Pieces pieces = ImageBlocks(x.shape(), 1, /*sums=*/false);
+  ctx.ParallelFor("global_avg_pool2d.forward", pieces.count(), [&](int64_t piece, int) {
+    ForBlocks(pieces, piece, x.shape(), [&](int64_t image, int64_t c, int64_t channels) {
+      HWY_DYNAMIC_DISPATCH(AveragePixels)
+      (activation, c, x.Pixel(image, 0, 0) + c, x.pixel_stride, x.h * x.w, channels,
+       y.Pixel(image) + c);
+    });
+  });
 }
 
-void GlobalAvgPool2dBackward(ConstTensor dy, Tensor dx, bool accumulate, Context& ctx) {
+size_t GlobalAvgPool2dBackwardWorkspaceBytes(const Shape4& x) {
+  return GradientSumPieces::Bytes(ImageBlocks(x, 2, /*sums=*/true).count(), x.c);
+}
+
+void GlobalAvgPool2dBackward(ConstTensor dy, Tensor dx, bool accumulate, Context& ctx,
+                             const GradientEpilogue<float>& epilogue, Workspace workspace) {
   CNN_CHECK((dy.shape() == Shape4{dx.n, 1, 1, dx.c}), dy.shape().ToString(), " to ",
             dx.shape().ToString());
-  ForImageBlocks("global_avg_pool2d.backward", dx.shape(), ctx,
-                 [&](int64_t image, int64_t c, int64_t channels) {
-                   HWY_DYNAMIC_DISPATCH(SpreadPixels)
-                   (dy.Pixel(image) + c, channels, dx.Pixel(image, 0, 0) + c, dx.pixel_stride,
-                    dx.h * dx.w, accumulate);
-                 });
+  if (!epilogue.active()) {
+    const Pieces pieces = ImageBlocks(dx.shape(), 1, /*sums=*/false);
+    ctx.ParallelFor("global_avg_pool2d.backward", pieces.count(), [&](int64_t piece, int) {
+      ForBlocks(pieces, piece, dx.shape(), [&](int64_t image, int64_t c, int64_t channels) {
+        HWY_DYNAMIC_DISPATCH(SpreadPixels)
+        (dy.Pixel(image) + c, channels, dx.Pixel(image, 0, 0) + c, dx.pixel_stride, dx.h * dx.w,
+         accumulate);
+      });
+    });
+    return;
+  }
+  CNN_CHECK(epilogue.x.shape() == dx.shape(), "epilogue of ", epilogue.x.shape().ToString(),
+            " for ", dx.shape().ToString());
+  CNN_CHECK(!accumulate || !epilogue.add, "a gradient is added before or after its mask");
+  const Pieces pieces = ImageBlocks(dx.shape(), 2, /*sums=*/true);
+  const GradientSumPieces sums(pieces.count(), dx.c, &workspace);
+  ctx.ParallelFor("global_avg_pool2d.backward", pieces.count(), [&](int64_t piece, int) {
+    sums.Clear(piece, 0, dx.c);
+    ForBlocks(pieces, piece, dx.shape(), [&](int64_t image, int64_t c, int64_t channels) {
+      BackwardWithEpilogue(epilogue, dy.Pixel(image), image, c, channels, dx, accumulate,
+                           sums.sum_g(piece), sums.sum_gx(piece));
+    });
+  });
+  sums.Merge(epilogue, ctx);
 }
 
 }  // namespace classicnn
