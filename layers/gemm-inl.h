@@ -152,13 +152,19 @@ HWY_INLINE void GemmFinish(const GemmSums<kRows, kVectors>& sums, int64_t column
 
 inline constexpr int64_t kLineFloats = 16;  // of a cache line
 
-// `next`: whose rows to prefetch, or null.
+// `next`: the block after this one, or null.
 template <int kRows, int kVectors>
 HWY_NOINLINE void GemmKernel(const GemmBlock& block, const GemmBlock* next, int64_t depth,
                              const float* HWY_RESTRICT panel, int64_t first_column, int64_t columns,
-                             const GemmEpilogue& epilogue) {
+                             const GemmEpilogue& epilogue, const GemmPrefetch& prefetch) {
   const GemmTag d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  if (epilogue.accumulate && next != nullptr) {
+    for (int64_t row = 0; row < next->rows; ++row) {
+      hwy::Prefetch(next->out[row] + first_column);
+      if (columns > kLineFloats) hwy::Prefetch(next->out[row] + first_column + kLineFloats);
+    }
+  }
   GemmSums<kRows, kVectors> sums;
   if (epilogue.bias == nullptr) {
     sums.Fill(hn::Zero(d), hn::Zero(d));
@@ -174,10 +180,11 @@ HWY_NOINLINE void GemmKernel(const GemmBlock& block, const GemmBlock* next, int6
     for (int64_t i = 0; i < depth;) {
       // A line of the next block's rows while one of this block's is consumed: short rows, a
       // stride apart, are no pattern that hardware prefetches.
-      if (next != nullptr && t < next->segments) {
+      if (prefetch.next_rows && next != nullptr && t < next->segments) {
         const float* const* rows = next->a + t * next->rows;
         for (int64_t row = 0; row < next->rows; ++row) hwy::Prefetch(rows[row] + i);
       }
+      if (prefetch.queue != nullptr) prefetch.queue->Step();
       const int64_t line_end = std::min(depth, i + kLineFloats);
       for (; i < line_end; ++i, b += kVectors * lanes) {
         const GemmVec b0 = hn::Load(d, b);
@@ -208,7 +215,7 @@ HWY_NOINLINE void OuterKernel(const OuterProduct& product, int64_t row, int64_t 
 }
 
 // Part `index` of `parts` of the runs.
-static HWY_INLINE void GemmPrefetch(const PrefetchRuns& runs, int64_t index, int64_t parts) {
+static HWY_INLINE void PrefetchPart(const PrefetchRuns& runs, int64_t index, int64_t parts) {
   for (int64_t i = runs.count * index / parts; i < runs.count * (index + 1) / parts; ++i) {
     const float* const run = runs.data + i * runs.stride;
     for (int64_t j = 0; j < runs.floats; j += kLineFloats) hwy::Prefetch(run + j);

@@ -77,16 +77,19 @@ void PackPanel(const float* HWY_RESTRICT b, int64_t row_stride, int64_t column_s
 }
 
 void Multiply(const GemmBlock* blocks, int64_t num_blocks, int64_t depth, const float* panel,
-              int64_t first_column, int64_t columns, const GemmEpilogue& epilogue, bool prefetch) {
+              int64_t first_column, int64_t columns, const GemmEpilogue& epilogue,
+              const GemmPrefetch& prefetch) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(GemmTag()));
   for (int64_t i = 0; i < num_blocks; ++i) {
-    const GemmBlock* const next = prefetch && i + 1 < num_blocks ? &blocks[i + 1] : nullptr;
+    const GemmBlock* const next = i + 1 < num_blocks ? &blocks[i + 1] : nullptr;
     GemmDispatchRows<kGemmRows>(blocks[i].rows, [&](auto rows) HWY_ATTR {
       constexpr int kRows = decltype(rows)::value;
       if (columns > lanes) {
-        GemmKernel<kRows, 2>(blocks[i], next, depth, panel, first_column, columns, epilogue);
+        GemmKernel<kRows, 2>(blocks[i], next, depth, panel, first_column, columns, epilogue,
+                             prefetch);
       } else {
-        GemmKernel<kRows, 1>(blocks[i], next, depth, panel, first_column, columns, epilogue);
+        GemmKernel<kRows, 1>(blocks[i], next, depth, panel, first_column, columns, epilogue,
+                             prefetch);
       }
     });
   }
@@ -94,24 +97,24 @@ void Multiply(const GemmBlock* blocks, int64_t num_blocks, int64_t depth, const 
 
 void Outer(const OuterProduct& product) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(GemmTag()));
-  const int64_t rows = product.row_end - product.row_begin;
+  const int64_t rows = product.num_rows;
   const int64_t row_blocks = (rows + kGemmRows - 1) / kGemmRows;
-  const int64_t columns = product.column_end - product.column_begin;
+  const int64_t columns = product.num_columns;
   const int64_t calls = row_blocks * ((columns + 2 * lanes - 1) / (2 * lanes));
   int64_t call = 0;
-  for (int64_t j = product.column_begin; j < product.column_end; j += 2 * lanes) {
-    const int64_t width = std::min(product.column_end - j, 2 * lanes);
+  for (int64_t j = 0; j < columns; j += 2 * lanes) {
+    const int64_t width = std::min(columns - j, 2 * lanes);
     for (int64_t block = 0; block < row_blocks; ++block, ++call) {
-      for (const PrefetchRuns& runs : product.prefetch) GemmPrefetch(runs, call, calls);
+      for (const PrefetchRuns& runs : product.prefetch) PrefetchPart(runs, call, calls);
       // Blocks of even size: 64 rows are 13 + 13 + 13 + 13 + 12, not four times 14 and 8.
       const int64_t begin = rows * block / row_blocks;
       const int64_t end = rows * (block + 1) / row_blocks;
       GemmDispatchRows<kGemmRows>(end - begin, [&](auto num_rows) HWY_ATTR {
         constexpr int kRows = decltype(num_rows)::value;
         if (width > lanes) {
-          OuterKernel<kRows, 2>(product, product.row_begin + begin, j, width);
+          OuterKernel<kRows, 2>(product, begin, j, width);
         } else {
-          OuterKernel<kRows, 1>(product, product.row_begin + begin, j, width);
+          OuterKernel<kRows, 1>(product, begin, j, width);
         }
       });
     }
@@ -141,7 +144,7 @@ void GemmPackPanel(const float* b, int64_t row_stride, int64_t column_stride, in
 
 void GemmMultiply(const GemmBlock* blocks, int64_t num_blocks, int64_t depth, const float* panel,
                   int64_t first_column, int64_t columns, const GemmEpilogue& epilogue,
-                  bool prefetch) {
+                  const GemmPrefetch& prefetch) {
   HWY_DYNAMIC_DISPATCH(Multiply)
   (blocks, num_blocks, depth, panel, first_column, columns, epilogue, prefetch);
 }

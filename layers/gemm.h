@@ -13,6 +13,8 @@
 
 #include <cstdint>
 
+#include "layers/prefetch_queue.h"
+
 namespace classicnn {
 
 // Upper bounds over all targets, for the sizes of workspaces.
@@ -63,12 +65,21 @@ struct GemmEpilogue {
   bool accumulate = false;      // out += instead of out =
 };
 
+// What is fetched while products are computed.
+struct GemmPrefetch {
+  // Each block's rows of A during the block before; worth it for the first panel that meets them.
+  bool next_rows = false;
+  // Whatever else; or null.
+  PrefetchQueue* queue = nullptr;
+};
+// Steps of the queue that a block takes for each segment.
+inline int64_t GemmPrefetchSteps(int64_t depth) { return (depth + 15) / 16; }
+
 // Multiplies blocks by one panel, which holds columns [first_column, first_column + columns).
-// `depth` is that of one segment. `prefetch`: each block's rows are prefetched during the block
-// before; worth it for the first panel that meets them.
+// `depth` is that of one segment.
 void GemmMultiply(const GemmBlock* blocks, int64_t num_blocks, int64_t depth, const float* panel,
                   int64_t first_column, int64_t columns, const GemmEpilogue& epilogue,
-                  bool prefetch = false);
+                  const GemmPrefetch& prefetch = {});
 
 // One step of the reduction of Outer: where a[p] and b[p] begin.
 struct OuterStep {
@@ -84,21 +95,18 @@ struct PrefetchRuns {
   int64_t count = 0;
 };
 
-// out[i * out_stride + j] (+)= sum over p of steps[p].a[i] * steps[p].b[j], for i in [row_begin,
-// row_end), j in [column_begin, column_end), any numbers of both. Where the number of columns is no
-// multiple of the vector length, b is readable up to the next. The `prefetch`ed are evenly spread
-// over the time this takes.
+// out[i * out_stride + j] (+)= sum over p of steps[p].a[i] * steps[p].b[j], for any numbers of rows
+// i and columns j. Where the number of columns is no multiple of the vector length, b is readable
+// up to the next. The `prefetch`ed are evenly spread over the time this takes.
 struct OuterProduct {
   const OuterStep* steps = nullptr;
   int64_t num_steps = 0;
-  int64_t row_begin = 0;
-  int64_t row_end = 0;
-  int64_t column_begin = 0;
-  int64_t column_end = 0;
+  int64_t num_rows = 0;
+  int64_t num_columns = 0;
   bool accumulate = false;
   float* out = nullptr;
   int64_t out_stride = 0;
-  PrefetchRuns prefetch[2];
+  PrefetchRuns prefetch[3];
 };
 void GemmOuter(const OuterProduct& product);
 

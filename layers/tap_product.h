@@ -10,6 +10,9 @@
 // taps that fall outside the image for a whole register block are left out. Small images are first
 // copied to an order that makes this the rule. Where a pixel has but a few channels, they are
 // gathered for all taps first.
+//
+// Prologues (layers/fusion.h) are done tile by tile in scratch, or in the copy; epilogues on each
+// panel's sums while they are in the cache.
 #ifndef CLASSICNN_LAYERS_TAP_PRODUCT_H_
 #define CLASSICNN_LAYERS_TAP_PRODUCT_H_
 
@@ -18,6 +21,8 @@
 
 #include "core/context.h"
 #include "core/view.h"
+#include "layers/channel_sums.h"
+#include "layers/fusion.h"
 #include "layers/gemm.h"
 #include "layers/tap_runs.h"
 
@@ -38,6 +43,15 @@ struct TapProduct {
   int64_t weight_row_stride = 0;  // this or the other is 1
   int64_t weight_column_stride = 0;
   GemmEpilogue epilogue;
+  // Of `in`, where TapProductTakesPrologue; one of them at most.
+  ActivationPrologue<float> activation;
+  GradientPrologue<float> gradient;
+  // The sums of `out` go to pieces [first_piece, first_piece + TapProductPieces) of these. Merging
+  // them is up to the caller: an output may be made by several products.
+  const MomentPieces* moments = nullptr;
+  GradientEpilogue<float> gradient_epilogue;  // no bias then
+  const GradientSumPieces* gradient_sums = nullptr;
+  int64_t first_piece = 0;
 };
 
 // What the scratch and the cut of a product depend on; meanings as above.
@@ -50,9 +64,16 @@ struct TapProductSize {
   int64_t num_taps = 1;
   int64_t in_channels = 1;
   int64_t out_channels = 1;
+  bool prologue = false;
+  bool gradient_epilogue = false;
 };
 
-// Scratch for a product of this size, or of one with fewer taps and a smaller lattice.
+// Whether products of this size can have a prologue.
+bool TapProductTakesPrologue(const TapProductSize& size);
+// How many pieces have sums of their own.
+int64_t TapProductPieces(const TapProductSize& size);
+// Scratch for a product of this size, or of one with fewer taps and a smaller lattice; without that
+// of pieces.
 size_t TapProductWorkspaceBytes(const TapProductSize& size, int num_threads);
 // Whether no multiply-adds are spent on taps outside the image: small images are multiplied
 // position by position, a register block being the same pixel of several images.

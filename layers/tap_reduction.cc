@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/check.h"
+#include "layers/channel_rows.h"
 
 namespace classicnn {
 namespace {
@@ -22,12 +23,15 @@ struct Cut {
   static constexpr int64_t kRowRange = 56;
 
   // `run`: how many taps make a segment.
-  Cut(int64_t images, int64_t pixels, int64_t num_taps, int64_t run, int64_t channels,
-      int64_t columns)
-      : segments(num_taps / run),
-        rows(run * channels),
-        max_gathered(UsesTapRuns(num_taps, channels) ? num_taps * channels : 0),
-        result_floats(num_taps * channels * columns) {
+  Cut(const TapReductionSize& size, int64_t run)
+      : segments(size.num_taps / run),
+        rows(run * size.in_channels),
+        max_gathered(UsesTapRuns(size.num_taps, size.in_channels) ? size.num_taps * size.in_channels
+                                                                  : 0),
+        result_floats(size.num_taps * size.in_channels * size.grad_channels) {
+    const int64_t images = size.images;
+    const int64_t pixels = size.h * size.w;
+    const int64_t columns = size.grad_channels;
     while (2 * groups <= std::min(images, kPieces) &&
            (2 * groups - 1) * result_floats * 4 <= kMaxPartialBytes &&
            images * pixels / (2 * groups) >= kMinGroupPixels) {
@@ -40,9 +44,26 @@ struct Cut {
     wanted = DivideUp(wanted, column_parts);
     row_parts = std::min(DivideUp(rows, kRowRange), wanted);
     block_pixels = std::min(kBlockPixels, images * pixels);
-    if (columns % kGemmMaxLanes != 0) {
-      padded_columns = DivideUp(columns, kGemmMaxLanes) * kGemmMaxLanes;
+    if (columns % kGemmMaxLanes != 0 || size.gradient) {
+      grad_stride = Padded(DivideUp(columns, column_parts) + 2 * kGemmMaxLanes);
     }
+    if (size.activation) {
+      in_stride = Padded(DivideUp(rows, row_parts));
+      in_pixels = size.num_taps == 1 ? block_pixels : MaxWindowPixels(size);
+    }
+  }
+
+  // An odd number of lines, so that pixels spread over the sets of a cache.
+  static int64_t Padded(int64_t floats) { return DivideUp(floats, 16) / 2 * 32 + 16; }
+
+  // From the first pixel under the taps of a block to the last.
+  int64_t MaxWindowPixels(const TapReductionSize& size) const {
+    const int64_t lines = DivideUp(block_pixels, size.w) + 1;
+    const int64_t images = DivideUp(block_pixels, size.h * size.w) + 1;
+    const int64_t rows_below = std::max<int64_t>(0, size.in_h - size.h * size.in_step);
+    const int64_t in_rows =
+        lines * size.in_step + images * rows_below + 2 * size.tap_rows + size.in_step;
+    return std::min(size.images * size.in_h, in_rows) * size.in_w;
   }
 
   int64_t parts() const { return tap_parts * column_parts * row_parts; }
@@ -56,24 +77,30 @@ struct Cut {
   int64_t column_parts;
   int64_t row_parts;
   int64_t block_pixels;
-  int64_t padded_columns = 0;  // 0 where no target has partial vectors
+  int64_t grad_stride = 0;  // of a pixel of grad's copy; 0 where no target needs one
+  int64_t in_stride = 0;    // of a pixel of in's copy; 0 without a prologue
+  int64_t in_pixels = 0;    // at most
 };
 
 // One worker's scratch for a block of pixels.
 struct BlockScratch {
   BlockScratch(const Cut& cut, Workspace* workspace)
       : steps(workspace->Take<OuterStep>(cut.block_pixels)),
-        grad(workspace->Take<float>(cut.block_pixels * cut.padded_columns)),
+        grad(workspace->Take<float>(cut.block_pixels * cut.grad_stride)),
+        in(workspace->Take<float>(cut.in_pixels * cut.in_stride)),
         gathered(workspace->Take<float>(cut.block_pixels * cut.max_gathered)) {}
 
   static size_t Bytes(const Cut& cut) {
     return Workspace::BytesFor<OuterStep>(cut.block_pixels) +
-           Workspace::BytesFor<float>(cut.block_pixels * cut.padded_columns) +
+           Workspace::BytesFor<float>(cut.block_pixels * cut.grad_stride) +
+           Workspace::BytesFor<float>(cut.in_pixels * cut.in_stride) +
            Workspace::BytesFor<float>(cut.block_pixels * cut.max_gathered);
   }
 
   OuterStep* steps;
-  float* grad;      // the block's gradients with padded rows, where they end in a partial vector
+  float* grad;      // a part's columns of the block's gradients: after the prologue, or where they
+                    // end in a partial vector
+  float* in;        // a part's rows of the pixels under the block, after the prologue
   float* gathered;  // runs of taps that cannot be read in place
 };
 
@@ -98,6 +125,27 @@ struct PixelCursor {
   int64_t n, i, j;
 };
 
+TapReductionSize SizeOf(const TapReduction& r) {
+  int64_t low = r.taps[0].h;
+  int64_t high = low;
+  for (int64_t t = 1; t < r.num_taps; ++t) {
+    low = std::min(low, r.taps[t].h);
+    high = std::max(high, r.taps[t].h);
+  }
+  return {r.in.n,
+          r.grad.h,
+          r.grad.w,
+          r.in.h,
+          r.in.w,
+          r.in_step,
+          r.num_taps,
+          high - low + 1,
+          r.in.c,
+          r.grad.c,
+          r.activation.active(),
+          r.gradient.active()};
+}
+
 struct Range {
   Range(int64_t size, int64_t parts, int64_t part, int64_t unit)
       : begin(std::min(size, DivideUp(size, unit) * part / parts * unit)),
@@ -106,15 +154,78 @@ struct Range {
   int64_t begin, end;
 };
 
+// The part of `in` that a block of pixels meets: in the caller's tensor, or in scratch.
+struct Source {
+  const float* data;  // of pixel `first`; or of the block's first pixel, where each has its own
+  int64_t first;
+  int64_t stride;
+  bool own = false;
+  const float* Pixel(int64_t pixel, int64_t index_in_block) const {
+    return data + (own ? index_in_block : pixel - first) * stride;
+  }
+};
+
+// The pixels [begin, end) of `in` that hold all that taps read for pixels [first, first + pixels).
+struct WindowPixels {
+  WindowPixels(const TapReduction& r, int64_t first, int64_t pixels) {
+    Tap low = r.taps[0];
+    Tap high = r.taps[0];
+    for (int64_t t = 1; t < r.num_taps; ++t) {
+      low.h = std::min(low.h, r.taps[t].h);
+      low.w = std::min(low.w, r.taps[t].w);
+      high.h = std::max(high.h, r.taps[t].h);
+      high.w = std::max(high.w, r.taps[t].w);
+    }
+    const PixelCursor from(r, first);
+    const PixelCursor to(r, first + pixels - 1);
+    const auto line = [&](const PixelCursor& at, const Tap& tap) {
+      return std::clamp<int64_t>(at.i * r.in_step + tap.h, 0, r.in.h - 1);
+    };
+    // Whole lines of the image: a run that turns to the next line meets all of both.
+    begin = (from.n * r.in.h + line(from, low)) * r.in.w;
+    end = (to.n * r.in.h + line(to, high) + 1) * r.in.w;
+  }
+  int64_t size() const { return end - begin; }
+  int64_t begin, end;
+};
+
+// What a block of pixels meets of rows [begin, end) of `in`, after the prologue. One tap reads no
+// more than its own pixels: there the scratch has a pixel for each of the block's.
+Source Activate(const TapReduction& r, const Cut& cut, const Range& rows, int64_t first,
+                int64_t pixels, const BlockScratch& s) {
+  const auto activate = [&](int64_t pixel, int64_t step, int64_t count, float* to) {
+    ActivateRows(r.activation, rows.begin, r.in.Pixel(pixel) + rows.begin, step * r.in.pixel_stride,
+                 count, rows.size(), to, cut.in_stride);
+  };
+  if (r.num_taps > 1) {
+    const WindowPixels window(r, first, pixels);
+    CNN_CHECK(window.size() <= cut.in_pixels);
+    activate(window.begin, 1, window.size(), s.in);
+    return {s.in, window.begin, cut.in_stride};
+  }
+  if (r.in_step == 1 && r.in.h == r.grad.h && r.in.w == r.grad.w) {
+    activate(first, 1, pixels, s.in);
+  } else {
+    PixelCursor cursor(r, first);
+    for (int64_t p = 0; p < pixels;) {
+      const int64_t count = std::min(r.grad.w - cursor.j, pixels - p);
+      activate(cursor.Under(r, r.taps[0]), r.in_step, count, s.in + p * cut.in_stride);
+      for (const int64_t end = p + count; p < end; ++p) cursor.Next(r);
+    }
+  }
+  return {s.in, 0, cut.in_stride, /*own=*/true};
+}
+
 // Tables of a block of pixels for one segment; returns the number of steps.
-int64_t FillSteps(const TapReduction& r, const TapRuns& runs, int64_t segment, int64_t first,
-                  int64_t pixels, const float* grad, int64_t grad_stride, const BlockScratch& s) {
+int64_t FillSteps(const TapReduction& r, const TapRuns& runs, const Source& in, int64_t segment,
+                  int64_t first_row, int64_t first, int64_t pixels, const float* grad,
+                  int64_t grad_stride, const BlockScratch& s) {
   PixelCursor cursor(r, first);
   int64_t count = 0;
   if (!UsesTapRuns(r.num_taps, r.in.c)) {
     for (int64_t p = 0; p < pixels; ++p, cursor.Next(r)) {
       const int64_t pixel = cursor.Under(r, r.taps[segment]);
-      if (pixel >= 0) s.steps[count++] = {r.in.Pixel(pixel), grad + p * grad_stride};
+      if (pixel >= 0) s.steps[count++] = {in.Pixel(pixel, p), grad + p * grad_stride};
     }
     return count;
   }
@@ -124,9 +235,9 @@ int64_t FillSteps(const TapReduction& r, const TapRuns& runs, int64_t segment, i
     const int64_t w = cursor.j * r.in_step;
     const float* const origin =
         r.in.data + ((cursor.n * r.in.h + h) * r.in.w + w) * r.in.pixel_stride;
-    const float* const in =
+    const float* const from =
         TapRunAt(r.in, r.taps + segment * runs.length, runs, origin, h, w, gathered);
-    if (in != nullptr) s.steps[count++] = {in, grad + p * grad_stride};
+    if (from != nullptr) s.steps[count++] = {from + first_row, grad + p * grad_stride};
   }
   return count;
 }
@@ -138,30 +249,35 @@ void ReducePart(const TapReduction& r, const Cut& cut, const TapRuns& runs, cons
   if (columns.size() == 0 || rows.size() == 0) return;
   for (int64_t first = begin; first < end; first += cut.block_pixels) {
     const int64_t pixels = std::min(cut.block_pixels, end - first);
-    const float* grad = r.grad.Pixel(first);
+    const float* grad = r.grad.Pixel(first) + columns.begin;
     int64_t grad_stride = r.grad.pixel_stride;
-    if (columns.size() % lanes != 0) {
-      // The last vector would read past the view: copy, with rows padded.
-      grad_stride = DivideUp(columns.end, lanes) * lanes;
+    if (r.gradient.active()) {
+      GradientRows(r.gradient, columns.begin, grad, grad_stride,
+                   r.gradient.x.Pixel(first) + columns.begin, pixels, columns.size(), s.grad,
+                   cut.grad_stride);
+      grad = s.grad;
+      grad_stride = cut.grad_stride;
+    } else if (columns.size() % lanes != 0) {
+      // The last vector would read past the view.
       for (int64_t p = 0; p < pixels; ++p) {
-        float* const to = s.grad + p * grad_stride;
-        std::memcpy(to + columns.begin, grad + p * r.grad.pixel_stride + columns.begin,
+        std::memcpy(s.grad + p * cut.grad_stride, grad + p * grad_stride,
                     static_cast<size_t>(columns.size()) * sizeof(float));
-        std::fill(to + columns.end, to + grad_stride, 0.0f);
       }
       grad = s.grad;
+      grad_stride = cut.grad_stride;
     }
+    Source in{r.in.data + rows.begin, 0, r.in.pixel_stride};
+    if (r.activation.active()) in = Activate(r, cut, rows, first, pixels, s);
     OuterProduct product;
     product.steps = s.steps;
-    product.row_begin = rows.begin;
-    product.row_end = rows.end;
-    product.column_begin = columns.begin;
-    product.column_end = columns.end;
+    product.num_rows = rows.size();
+    product.num_columns = columns.size();
     product.accumulate = first != begin;
     product.out_stride = out_stride;
     for (int64_t t = segments.begin; t < segments.end; ++t) {
-      product.num_steps = FillSteps(r, runs, t, first, pixels, grad, grad_stride, s);
-      product.out = out + t * cut.rows * out_stride;
+      product.num_steps =
+          FillSteps(r, runs, in, t, rows.begin, first, pixels, grad, grad_stride, s);
+      product.out = out + (t * cut.rows + rows.begin) * out_stride + columns.begin;
       if (t == segments.end - 1) {
         // The next block, maybe the next group's: walked column by column it is no pattern that
         // hardware prefetches.
@@ -174,6 +290,10 @@ void ReducePart(const TapReduction& r, const Cut& cut, const TapRuns& runs, cons
         product.prefetch[1] = {r.in.Pixel(in_next) + (runs.length > 1 ? 0 : rows.begin),
                                runs.length > 1 ? r.in.c : rows.size(), r.in.pixel_stride,
                                in_end - in_next};
+        if (r.gradient.active()) {
+          product.prefetch[2] = {r.gradient.x.Pixel(next) + columns.begin, columns.size(),
+                                 r.gradient.x.pixel_stride, next_end - next};
+        }
       }
       GemmOuter(product);
     }
@@ -182,10 +302,9 @@ void ReducePart(const TapReduction& r, const Cut& cut, const TapRuns& runs, cons
 
 }  // namespace
 
-size_t TapReductionWorkspaceBytes(int64_t images, int64_t grad_pixels_per_image, int64_t num_taps,
-                                  int64_t in_channels, int64_t grad_channels, int num_threads) {
-  // The scratch does not depend on the runs.
-  const Cut cut(images, grad_pixels_per_image, num_taps, 1, in_channels, grad_channels);
+size_t TapReductionWorkspaceBytes(const TapReductionSize& size, int num_threads) {
+  // The scratch of runs of taps is no larger.
+  const Cut cut(size, 1);
   return Workspace::BytesFor<float>((cut.groups - 1) * cut.result_floats) +
          static_cast<size_t>(num_threads) * BlockScratch::Bytes(cut);
 }
@@ -194,7 +313,7 @@ void RunTapReduction(const char* zone, const TapReduction& r, Workspace workspac
   const int64_t image_pixels = r.grad.h * r.grad.w;
   const int64_t columns = r.grad.c;
   const TapRuns runs = FindTapRuns(r.in, r.taps, r.num_taps);
-  const Cut cut(r.in.n, image_pixels, r.num_taps, runs.length, r.in.c, columns);
+  const Cut cut(SizeOf(r), runs.length);
   const GemmGeometry geometry = ActiveGemmGeometry();
   float* const partials = workspace.Take<float>((cut.groups - 1) * cut.result_floats);
   const size_t scratch_bytes = BlockScratch::Bytes(cut);

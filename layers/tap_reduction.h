@@ -6,7 +6,8 @@
 //
 // `in` outside its image is zero: such terms are left out. Images are summed in fixed groups whose
 // partial sums are added as a binary tree; where that would take more than 8 MB they are summed in
-// order and the work is cut over taps and channels instead.
+// order and the work is cut over taps and channels instead. Prologues (layers/fusion.h) are done
+// for a block of pixels at a time, in scratch.
 #ifndef CLASSICNN_LAYERS_TAP_REDUCTION_H_
 #define CLASSICNN_LAYERS_TAP_REDUCTION_H_
 
@@ -15,6 +16,7 @@
 
 #include "core/context.h"
 #include "core/view.h"
+#include "layers/fusion.h"
 #include "layers/tap_product.h"
 
 namespace classicnn {
@@ -27,10 +29,27 @@ struct TapReduction {
   int64_t num_taps = 0;
   float* out = nullptr;  // taps follow each other: t.weights == t * in.c * out_stride
   int64_t out_stride = 0;
+  ActivationPrologue<float> activation;  // of in; not with taps of few channels (UsesTapRuns)
+  GradientPrologue<float> gradient;      // of grad
 };
 
-size_t TapReductionWorkspaceBytes(int64_t images, int64_t grad_pixels_per_image, int64_t num_taps,
-                                  int64_t in_channels, int64_t grad_channels, int num_threads);
+// What the scratch and the cut of a reduction depend on; meanings as above.
+struct TapReductionSize {
+  int64_t images = 1;
+  int64_t h = 1;  // of grad
+  int64_t w = 1;
+  int64_t in_h = 1;
+  int64_t in_w = 1;
+  int64_t in_step = 1;
+  int64_t num_taps = 1;
+  int64_t tap_rows = 1;  // from the first row of taps to the last
+  int64_t in_channels = 1;
+  int64_t grad_channels = 1;
+  bool activation = false;
+  bool gradient = false;
+};
+
+size_t TapReductionWorkspaceBytes(const TapReductionSize& size, int num_threads);
 // `zone` is a string literal.
 void RunTapReduction(const char* zone, const TapReduction& reduction, Workspace workspace,
                      Context& ctx);

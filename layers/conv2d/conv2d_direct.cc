@@ -31,15 +31,17 @@ TapProductSize ProductSize(const Conv2dShape& shape, Conv2dPass pass) {
 }
 
 size_t WorkspaceBytes(const Conv2dShape& shape, Conv2dPass pass, int num_threads,
-                      const Conv2dFusion& /*fusion*/) {
+                      const Conv2dFusion& fusion) {
   const int64_t taps = shape.kernel * shape.kernel;
   const size_t tap_bytes = Workspace::BytesFor<Tap>(taps);
   if (pass != Conv2dPass::kBackwardWeights) {
     return tap_bytes + TapProductWorkspaceBytes(ProductSize(shape, pass), num_threads);
   }
-  return tap_bytes + TapReductionWorkspaceBytes(shape.n, shape.out_h() * shape.out_w(), taps,
-                                                shape.in_channels / shape.groups,
-                                                shape.out_channels / shape.groups, num_threads);
+  return tap_bytes + TapReductionWorkspaceBytes(
+                         {shape.n, shape.out_h(), shape.out_w(), shape.h, shape.w, shape.stride,
+                          taps, shape.kernel, shape.in_channels / shape.groups,
+                          shape.out_channels / shape.groups, fusion.activation, fusion.gradient},
+                         num_threads);
 }
 
 // Positions along one axis that the taps have inside the image.

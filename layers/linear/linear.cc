@@ -32,7 +32,7 @@ size_t LinearWorkspaceBytes(const LinearShape& shape, LinearPass pass, int num_t
       return TapProductWorkspaceBytes({shape.n, 1, 1, 1, 1, 1, k, c}, num_threads);
     case LinearPass::kBackwardWeights:
       // The bias gradient is summed first and shares the scratch.
-      return std::max(TapReductionWorkspaceBytes(shape.n, 1, 1, c, k, num_threads),
+      return std::max(TapReductionWorkspaceBytes({shape.n, 1, 1, 1, 1, 1, 1, 1, c, k}, num_threads),
                       ColumnSumsWorkspaceBytes(shape.n, k));
   }
   return 0;

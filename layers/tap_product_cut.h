@@ -1,0 +1,181 @@
+// Internal to layers/tap_product: how a product is cut, and the tables of a tile.
+#ifndef CLASSICNN_LAYERS_TAP_PRODUCT_CUT_H_
+#define CLASSICNN_LAYERS_TAP_PRODUCT_CUT_H_
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "layers/gemm.h"
+#include "layers/tap_product.h"
+#include "layers/tap_runs.h"
+
+namespace classicnn {
+
+// Where a product reads its input.
+enum class TapInput {
+  kInPlace,     // in the caller's tensor
+  kTile,        // row by row in scratch, a tile at a time: after a prologue, or where rows collide
+  kRows,        // likewise, but all rows are made first: where several pieces need them
+  kByPosition,  // a copy in the order of the pixels' places
+};
+
+// How a product is cut: tiles of rows, whose part of the input stays in the second-level cache
+// while one panel after the other is multiplied with it; and pieces of the parallel loop, a run of
+// tiles times a group of panels.
+//
+// A row is a pixel of the lattice. They are ordered as the pixels are, n, h, w. On small images
+// with a window many taps are outside, but rarely for all the rows of a register block: there
+// (`by_position`) a tile is a group of images, its rows ordered h, w, n, so that a block is one
+// pixel of several images and meets only taps inside. Those rows would be far apart, and by powers
+// of two, which the caches bear badly: the input is copied to that order first.
+struct TapProductCut {
+  static constexpr int64_t kMaxTileRows = 224;  // 16 register blocks of 14
+  static constexpr int64_t kMinTileRows = 56;
+  static constexpr int64_t kTileBytes = 256 << 10;
+  static constexpr int64_t kScratchBytes = 128 << 10;  // of a tile's rows where they are copied
+  static constexpr int64_t kPieces = 64;               // as many as threads should find work
+  static constexpr int64_t kMaxRuns = 128;     // of tiles: each leaves sums of its own to be merged
+  static constexpr int64_t kMinBlockRows = 6;  // smallest register block over all targets
+  static constexpr int64_t kMaxPixelsByPosition = 64;
+  static constexpr int64_t kMinImagesByPosition = 8;
+  static constexpr int64_t kMaxCopyBytes = 8 << 20;
+  static constexpr int64_t kPanelColumns = 2 * kGemmMaxLanes;  // largest over all targets
+
+  explicit TapProductCut(const TapProductSize& size);
+
+  int64_t FirstTile(int64_t run) const { return tiles * run / runs; }
+
+  int64_t num_taps;
+  bool uses_tap_runs;
+  int64_t max_gathered;  // floats for each row
+  TapInput input;
+  int64_t copy_stride;  // of a copied row; one line more than it needs, so that rows spread over
+                        // the sets of a cache
+  int64_t copy_floats = 0;  // of kRows and kByPosition
+  int64_t tile_floats = 0;  // of kTile, for each worker
+  bool panel_scratch;       // for a panel's sums before their epilogue
+  int64_t tile_rows;        // at most
+  int64_t tiles;
+  int64_t tile_blocks;  // at most
+  int64_t runs;         // of tiles
+  int64_t groups;       // of panels
+};
+
+// One worker's tables for a tile.
+struct TapTileScratch {
+  TapTileScratch(const TapProductCut& cut, Workspace* workspace)
+      : blocks(workspace->Take<GemmBlock>(cut.tile_blocks)),
+        a(workspace->Take<const float*>(cut.tile_rows * cut.num_taps)),
+        out(workspace->Take<float*>(cut.tile_rows)),
+        segment(workspace->Take<int32_t>(cut.tile_blocks * cut.num_taps)),
+        gathered(workspace->Take<float>(cut.tile_rows * cut.max_gathered)),
+        rows(workspace->Take<float>(cut.tile_floats)),
+        panel(workspace->Take<float>(PanelFloats(cut))) {}
+
+  static size_t Bytes(const TapProductCut& cut) {
+    return Workspace::BytesFor<GemmBlock>(cut.tile_blocks) +
+           Workspace::BytesFor<const float*>(cut.tile_rows * cut.num_taps) +
+           Workspace::BytesFor<float*>(cut.tile_rows) +
+           Workspace::BytesFor<int32_t>(cut.tile_blocks * cut.num_taps) +
+           Workspace::BytesFor<float>(cut.tile_rows * cut.max_gathered) +
+           Workspace::BytesFor<float>(cut.tile_floats) +
+           Workspace::BytesFor<float>(PanelFloats(cut));
+  }
+  static int64_t PanelFloats(const TapProductCut& cut) {
+    return cut.panel_scratch ? cut.tile_rows * TapProductCut::kPanelColumns : 0;
+  }
+
+  GemmBlock* blocks;
+  const float** a;
+  float** out;
+  int32_t* segment;
+  float* gathered;
+  float* rows;
+  float* panel;
+};
+
+// Rows of a product as pixels of an image tensor: row (n, i, j) of the lattice is the pixel
+// (n, first_h + i*step, first_w + j*step).
+struct PixelLattice {
+  int64_t h, w;              // of the lattice
+  int64_t image_h, image_w;  // of the tensor
+  int64_t first_h, first_w;
+  int64_t step;
+
+  // Calls call(first row, rows, pixel of the first, pixels from one to the next) for rows
+  // [begin, end) in the order n, h, w.
+  template <class Call>
+  void ForEachRun(int64_t begin, int64_t end, const Call& call) const {
+    if (step == 1 && h == image_h && w == image_w) {
+      call(begin, end - begin, begin, 1);
+      return;
+    }
+    for (int64_t row = begin; row < end;) {
+      const int64_t j = row % w;
+      const int64_t line = row / w;
+      const int64_t count = std::min(w - j, end - row);
+      call(row, count, Pixel(line / h, line % h, j), step);
+      row += count;
+    }
+  }
+  int64_t Pixel(int64_t n, int64_t i, int64_t j) const {
+    return (n * image_h + first_h + i * step) * image_w + first_w + j * step;
+  }
+};
+
+inline PixelLattice InputLattice(const TapProduct& p) {
+  return {p.h, p.w, p.in.h, p.in.w, 0, 0, p.in_step};
+}
+inline PixelLattice OutputLattice(const TapProduct& p) {
+  return {p.h, p.w, p.out.h, p.out.w, p.first_h, p.first_w, p.out_step};
+}
+
+// Rows of a tile. By position: images [n_begin, n_end) of every place.
+struct TapTile {
+  TapTile(const TapProduct& p, const TapProductCut& cut, int64_t tile);
+
+  // Calls call(first row, rows, output pixel of the first, pixels from one to the next) for all
+  // rows, counted from the tile's first.
+  template <class Call>
+  void ForEachOutputRun(const TapProduct& p, const Call& call) const {
+    const PixelLattice lattice = OutputLattice(p);
+    if (!by_position) {
+      lattice.ForEachRun(begin, begin + rows,
+                         [&](int64_t row, int64_t count, int64_t pixel, int64_t step) {
+                           call(row - begin, count, pixel, step);
+                         });
+      return;
+    }
+    const int64_t images = n_end - n_begin;
+    for (int64_t place = 0; place < p.h * p.w; ++place) {
+      call(place * images, images, lattice.Pixel(n_begin, place / p.w, place % p.w),
+           p.out.h * p.out.w);
+    }
+  }
+
+  bool by_position;
+  int64_t n_begin = 0, n_end = 0;
+  int64_t begin = 0;  // not by position: the first
+  int64_t rows;
+};
+
+// The input: of the caller, or its copy.
+struct TapSource {
+  const float* data;
+  int64_t image_step;
+  int64_t pixel_step;
+};
+
+// Fills the tables of a tile for a product whose rows are read from `rows`, one after the other;
+// returns the number of blocks.
+int64_t FillRowTile(const TapProduct& p, const TapTile& tile, const float* rows, int64_t row_stride,
+                    int64_t block_rows, const TapTileScratch& s);
+// Likewise, through taps.
+int64_t FillTapTile(const TapProduct& p, const TapSource& source, const TapProductCut& cut,
+                    const TapRuns& runs, int64_t block_rows, const float* zeros,
+                    const TapTile& tile, const TapTileScratch& s);
+
+}  // namespace classicnn
+
+#endif  // CLASSICNN_LAYERS_TAP_PRODUCT_CUT_H_
