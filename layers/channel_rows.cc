@@ -1,35 +1,20 @@
 #include "layers/channel_rows.h"
 
-#include <algorithm>
-
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "layers/channel_rows.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
+#include "layers/activation-inl.h"
+#include "layers/columns-inl.h"
 #include "layers/partial-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace classicnn {
 namespace HWY_NAMESPACE {
 
-// Rows whose vectors of one column are taken together: coefficients and sums stay in registers for
-// that long, and the rows' lines are few enough for the first-level cache.
-constexpr int64_t kRowsTogether = 16;
-
-// Calls step.Column<kTail>(first row, rows, column, count) for every vector of every group of rows.
-template <class Step>
-HWY_INLINE void ForEachColumn(int64_t rows, int64_t channels, const Step& step) {
-  const int64_t lanes = Lanes();
-  for (int64_t r = 0; r < rows; r += kRowsTogether) {
-    const int64_t group = std::min(kRowsTogether, rows - r);
-    int64_t c = 0;
-    for (; c + lanes <= channels; c += lanes) step.template Column<false>(r, group, c, lanes);
-    if (c < channels) step.template Column<true>(r, group, c, channels - c);
-  }
-}
-
-template <bool kRelu>
+template <Activation kActivation>
 struct ActivateStep {
+  static constexpr int kVectors = 8;
   const float* scale;
   const float* shift;
   const float* x;
@@ -37,14 +22,18 @@ struct ActivateStep {
   float* to;
   int64_t to_stride;
 
-  template <bool kTail>
-  HWY_INLINE void Column(int64_t first, int64_t rows, int64_t c, int64_t count) const {
-    const VF a = LoadLanes<kTail>(scale + c, count);
-    const VF b = LoadLanes<kTail>(shift + c, count);
+  template <int kV, bool kTail>
+  HWY_INLINE void Columns(int64_t first, int64_t rows, int64_t c, int64_t count) const {
+    VF a[kV];
+    VF b[kV];
+    LoadVectors<kV, kTail>(scale + c, count, a);
+    LoadVectors<kV, kTail>(shift + c, count, b);
     for (int64_t r = first; r < first + rows; ++r) {
-      VF v = hn::MulAdd(LoadLanes<kTail>(x + r * x_stride + c, count), a, b);
-      if (kRelu) v = ReluOf(v);
-      StoreLanes<kTail>(v, to + r * to_stride + c, count);
+      for (int i = 0; i < kV; ++i) {
+        const int64_t at = c + i * Lanes();
+        const VF v = LoadLanes<kTail>(x + r * x_stride + at, count);
+        StoreLanes<kTail>(Activated<kActivation>(v, a[i], b[i]), to + r * to_stride + at, count);
+      }
     }
   }
 };
@@ -54,13 +43,16 @@ void Activate(const ActivationPrologue<float>& activation, int64_t first, const 
   const float* const scale = activation.scale + first;
   const float* const shift = activation.shift + first;
   if (activation.relu) {
-    ForEachColumn(rows, channels, ActivateStep<true>{scale, shift, x, x_stride, to, to_stride});
+    ForEachColumn(rows, channels,
+                  ActivateStep<Activation::kAffineRelu>{scale, shift, x, x_stride, to, to_stride});
   } else {
-    ForEachColumn(rows, channels, ActivateStep<false>{scale, shift, x, x_stride, to, to_stride});
+    ForEachColumn(rows, channels,
+                  ActivateStep<Activation::kAffine>{scale, shift, x, x_stride, to, to_stride});
   }
 }
 
 struct GradientStep {
+  static constexpr int kVectors = 8;
   const float* gain;
   const float* slope;
   const float* offset;
@@ -71,15 +63,21 @@ struct GradientStep {
   float* to;
   int64_t to_stride;
 
-  template <bool kTail>
-  HWY_INLINE void Column(int64_t first, int64_t rows, int64_t c, int64_t count) const {
-    const VF a = LoadLanes<kTail>(gain + c, count);
-    const VF b = LoadLanes<kTail>(slope + c, count);
-    const VF o = LoadLanes<kTail>(offset + c, count);
+  template <int kV, bool kTail>
+  HWY_INLINE void Columns(int64_t first, int64_t rows, int64_t c, int64_t count) const {
+    VF a[kV];
+    VF b[kV];
+    VF o[kV];
+    LoadVectors<kV, kTail>(gain + c, count, a);
+    LoadVectors<kV, kTail>(slope + c, count, b);
+    LoadVectors<kV, kTail>(offset + c, count, o);
     for (int64_t r = first; r < first + rows; ++r) {
-      const VF v = hn::MulAdd(b, LoadLanes<kTail>(x + r * x_stride + c, count), o);
-      StoreLanes<kTail>(hn::MulAdd(a, LoadLanes<kTail>(dy + r * dy_stride + c, count), v),
-                        to + r * to_stride + c, count);
+      for (int i = 0; i < kV; ++i) {
+        const int64_t at = c + i * Lanes();
+        const VF v = hn::MulAdd(b[i], LoadLanes<kTail>(x + r * x_stride + at, count), o[i]);
+        const VF g = LoadLanes<kTail>(dy + r * dy_stride + at, count);
+        StoreLanes<kTail>(hn::MulAdd(a[i], g, v), to + r * to_stride + at, count);
+      }
     }
   }
 };
@@ -93,30 +91,31 @@ void Gradient(const GradientPrologue<float>& gradient, int64_t first, const floa
 }
 
 struct MomentStep {
+  static constexpr int kVectors = 8;
   const float* y;
   int64_t y_stride;
   const float* center;
   float* sum;
   float* sum_of_squares;
 
-  template <bool kTail>
-  HWY_INLINE void Column(int64_t first, int64_t rows, int64_t c, int64_t count) const {
-    const VF middle = LoadLanes<kTail>(center + c, count);
-    VF sums[2] = {LoadLanes<kTail>(sum + c, count), hn::Zero(DF())};
-    VF squares[2] = {LoadLanes<kTail>(sum_of_squares + c, count), hn::Zero(DF())};
-    const auto add = [&](int64_t r, int i) HWY_ATTR {
-      const VF d = hn::Sub(LoadLanes<kTail>(y + r * y_stride + c, count), middle);
-      sums[i] = hn::Add(sums[i], d);
-      squares[i] = hn::MulAdd(d, d, squares[i]);
-    };
-    int64_t r = first;
-    for (; r + 2 <= first + rows; r += 2) {
-      add(r, 0);
-      add(r + 1, 1);
+  template <int kV, bool kTail>
+  HWY_INLINE void Columns(int64_t first, int64_t rows, int64_t c, int64_t count) const {
+    VF middle[kV];
+    VF sums[kV];
+    VF squares[kV];
+    LoadVectors<kV, kTail>(center + c, count, middle);
+    LoadVectors<kV, kTail>(sum + c, count, sums);
+    LoadVectors<kV, kTail>(sum_of_squares + c, count, squares);
+    for (int64_t r = first; r < first + rows; ++r) {
+      for (int i = 0; i < kV; ++i) {
+        const VF v = LoadLanes<kTail>(y + r * y_stride + c + i * Lanes(), count);
+        const VF d = hn::Sub(v, middle[i]);
+        sums[i] = hn::Add(sums[i], d);
+        squares[i] = hn::MulAdd(d, d, squares[i]);
+      }
     }
-    if (r < first + rows) add(r, 0);
-    StoreLanes<kTail>(hn::Add(sums[0], sums[1]), sum + c, count);
-    StoreLanes<kTail>(hn::Add(squares[0], squares[1]), sum_of_squares + c, count);
+    StoreVectors<kV, kTail>(sums, count, sum + c);
+    StoreVectors<kV, kTail>(squares, count, sum_of_squares + c);
   }
 };
 
@@ -129,6 +128,7 @@ enum class Stored { kGradient, kGained, kAdded };
 
 template <bool kRelu, Stored kStored>
 struct EpilogueStep {
+  static constexpr int kVectors = 4;
   GradientEpilogue<float> e;  // its arrays begin at the first column
   const float* da;
   int64_t da_stride;
@@ -139,35 +139,39 @@ struct EpilogueStep {
   float* sum_g;
   float* sum_gx;
 
-  template <bool kTail>
-  HWY_INLINE void Column(int64_t first, int64_t rows, int64_t c, int64_t count) const {
-    const DF d;
-    const VF zero = hn::Zero(d);
-    const VF scale = kRelu ? LoadLanes<kTail>(e.scale + c, count) : zero;
-    const VF shift = kRelu ? LoadLanes<kTail>(e.shift + c, count) : zero;
-    const VF mean = LoadLanes<kTail>(e.mean + c, count);
-    const VF gain = kStored == Stored::kGradient ? zero : LoadLanes<kTail>(e.gain + c, count);
-    VF sums[2] = {LoadLanes<kTail>(sum_g + c, count), zero};
-    VF products[2] = {LoadLanes<kTail>(sum_gx + c, count), zero};
-    const auto row = [&](int64_t r, int i) HWY_ATTR {
-      const VF x_r = LoadLanes<kTail>(x + r * x_stride + c, count);
-      VF g = LoadLanes<kTail>(da + r * da_stride + c, count);
-      if (kRelu) g = KeepWhere(hn::Gt(hn::MulAdd(x_r, scale, shift), zero), g);
-      sums[i] = hn::Add(sums[i], g);
-      products[i] = hn::MulAdd(g, hn::Sub(x_r, mean), products[i]);
-      float* const to = dx + r * dx_stride + c;
-      if (kStored == Stored::kGained) g = hn::Mul(g, gain);
-      if (kStored == Stored::kAdded) g = hn::MulAdd(g, gain, LoadLanes<kTail>(to, count));
-      StoreLanes<kTail>(g, to, count);
-    };
-    int64_t r = first;
-    for (; r + 2 <= first + rows; r += 2) {
-      row(r, 0);
-      row(r + 1, 1);
+  template <int kV, bool kTail>
+  HWY_INLINE void Columns(int64_t first, int64_t rows, int64_t c, int64_t count) const {
+    const VF zero = hn::Zero(DF());
+    VF scale[kV];
+    VF shift[kV];
+    VF mean[kV];
+    VF gain[kV];
+    VF sums[kV];
+    VF products[kV];
+    if (kRelu) {
+      LoadVectors<kV, kTail>(e.scale + c, count, scale);
+      LoadVectors<kV, kTail>(e.shift + c, count, shift);
     }
-    if (r < first + rows) row(r, 0);
-    StoreLanes<kTail>(hn::Add(sums[0], sums[1]), sum_g + c, count);
-    StoreLanes<kTail>(hn::Add(products[0], products[1]), sum_gx + c, count);
+    if (kStored != Stored::kGradient) LoadVectors<kV, kTail>(e.gain + c, count, gain);
+    LoadVectors<kV, kTail>(e.mean + c, count, mean);
+    LoadVectors<kV, kTail>(sum_g + c, count, sums);
+    LoadVectors<kV, kTail>(sum_gx + c, count, products);
+    for (int64_t r = first; r < first + rows; ++r) {
+      for (int i = 0; i < kV; ++i) {
+        const int64_t at = c + i * Lanes();
+        const VF x_r = LoadLanes<kTail>(x + r * x_stride + at, count);
+        VF g = LoadLanes<kTail>(da + r * da_stride + at, count);
+        if (kRelu) g = KeepWhere(hn::Gt(hn::MulAdd(x_r, scale[i], shift[i]), zero), g);
+        sums[i] = hn::Add(sums[i], g);
+        products[i] = hn::MulAdd(g, hn::Sub(x_r, mean[i]), products[i]);
+        float* const to = dx + r * dx_stride + at;
+        if (kStored == Stored::kGained) g = hn::Mul(g, gain[i]);
+        if (kStored == Stored::kAdded) g = hn::MulAdd(g, gain[i], LoadLanes<kTail>(to, count));
+        StoreLanes<kTail>(g, to, count);
+      }
+    }
+    StoreVectors<kV, kTail>(sums, count, sum_g + c);
+    StoreVectors<kV, kTail>(products, count, sum_gx + c);
   }
 };
 

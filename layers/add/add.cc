@@ -1,7 +1,5 @@
 #include "layers/add/add.h"
 
-#include <algorithm>
-
 #include "core/check.h"
 #include "layers/copy_rows.h"
 #include "layers/pieces.h"
@@ -11,6 +9,7 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 #include "layers/activation-inl.h"
+#include "layers/columns-inl.h"
 #include "layers/partial-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -52,54 +51,57 @@ void AddRows(const ConstTensor* inputs, size_t num_inputs, Tensor y, int64_t pix
   }
 }
 
-// Rows whose vectors of one column are taken together, so that the coefficients stay in registers.
-constexpr int64_t kRowsTogether = 16;
+template <Activation kFirst, Activation kSecond>
+struct AddStep {
+  static constexpr int kVectors = 4;
+  ActivationPrologue<float> activations[2];
+  const float* a;
+  int64_t a_stride;
+  const float* b;
+  int64_t b_stride;
+  float* y;
+  int64_t y_stride;
+  bool relu;
 
-template <Activation kFirst, Activation kSecond, bool kTail>
-HWY_INLINE void AddActivatedColumn(const ConstTensor* inputs,
-                                   const ActivationPrologue<float>* activations, Tensor y,
-                                   int64_t pixel, int64_t rows, int64_t c, int64_t count,
-                                   bool relu) {
-  const auto scale_of = [&](size_t k) {
-    return activations[k].active() ? activations[k].scale + c : inputs[k].data;
-  };
-  const auto shift_of = [&](size_t k) {
-    return activations[k].active() ? activations[k].shift + c : inputs[k].data;
-  };
-  const VF scale0 = LoadCoefficients<kFirst, kTail>(scale_of(0), count);
-  const VF shift0 = LoadCoefficients<kFirst, kTail>(shift_of(0), count);
-  const VF scale1 = LoadCoefficients<kSecond, kTail>(scale_of(1), count);
-  const VF shift1 = LoadCoefficients<kSecond, kTail>(shift_of(1), count);
-  const float* a = inputs[0].Pixel(pixel) + c;
-  const float* b = inputs[1].Pixel(pixel) + c;
-  float* out = y.Pixel(pixel) + c;
-  const int64_t a_stride = inputs[0].pixel_stride;
-  const int64_t b_stride = inputs[1].pixel_stride;
-  const int64_t out_stride = y.pixel_stride;
-  for (int64_t r = 0; r < rows; ++r, a += a_stride, b += b_stride, out += out_stride) {
-    VF sum = hn::Add(Activated<kFirst>(LoadLanes<kTail>(a, count), scale0, shift0),
-                     Activated<kSecond>(LoadLanes<kTail>(b, count), scale1, shift1));
-    if (relu) sum = ReluOf(sum);
-    StoreLanes<kTail>(sum, out, count);
+  template <int kV, bool kTail>
+  HWY_INLINE void Columns(int64_t first, int64_t rows, int64_t c, int64_t count) const {
+    VF scales[2][kV];
+    VF shifts[2][kV];
+    if (kFirst != Activation::kNone) {
+      LoadVectors<kV, kTail>(activations[0].scale + c, count, scales[0]);
+      LoadVectors<kV, kTail>(activations[0].shift + c, count, shifts[0]);
+    }
+    if (kSecond != Activation::kNone) {
+      LoadVectors<kV, kTail>(activations[1].scale + c, count, scales[1]);
+      LoadVectors<kV, kTail>(activations[1].shift + c, count, shifts[1]);
+    }
+    for (int64_t r = first; r < first + rows; ++r) {
+      for (int i = 0; i < kV; ++i) {
+        const int64_t at = c + i * Lanes();
+        VF v = LoadLanes<kTail>(a + r * a_stride + at, count);
+        VF w = LoadLanes<kTail>(b + r * b_stride + at, count);
+        if (kFirst != Activation::kNone) v = Activated<kFirst>(v, scales[0][i], shifts[0][i]);
+        if (kSecond != Activation::kNone) w = Activated<kSecond>(w, scales[1][i], shifts[1][i]);
+        VF sum = hn::Add(v, w);
+        if (relu) sum = ReluOf(sum);
+        StoreLanes<kTail>(sum, y + r * y_stride + at, count);
+      }
+    }
   }
-}
+};
 
 template <Activation kFirst, Activation kSecond>
 void AddTwoActivated(const ConstTensor* inputs, const ActivationPrologue<float>* activations,
                      Tensor y, int64_t pixel, int64_t rows, bool relu) {
-  const int64_t lanes = Lanes();
-  for (int64_t r = 0; r < rows; r += kRowsTogether) {
-    const int64_t group = std::min(kRowsTogether, rows - r);
-    int64_t c = 0;
-    for (; c + lanes <= y.c; c += lanes) {
-      AddActivatedColumn<kFirst, kSecond, false>(inputs, activations, y, pixel + r, group, c, lanes,
-                                                 relu);
-    }
-    if (c < y.c) {
-      AddActivatedColumn<kFirst, kSecond, true>(inputs, activations, y, pixel + r, group, c,
-                                                y.c - c, relu);
-    }
-  }
+  ForEachColumn(rows, y.c,
+                AddStep<kFirst, kSecond>{{activations[0], activations[1]},
+                                         inputs[0].Pixel(pixel),
+                                         inputs[0].pixel_stride,
+                                         inputs[1].Pixel(pixel),
+                                         inputs[1].pixel_stride,
+                                         y.Pixel(pixel),
+                                         y.pixel_stride,
+                                         relu});
 }
 
 // Any number of terms.

@@ -10,77 +10,65 @@
 #define HWY_TARGET_INCLUDE "layers/add/add_backward.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
+#include "layers/columns-inl.h"
 #include "layers/partial-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace classicnn {
 namespace HWY_NAMESPACE {
 
-// Rows whose vectors of one column are taken together: the sums stay in registers for that long.
-constexpr int64_t kRowsTogether = 16;
+// kTerms tensors x; `sums` holds sum_g and then each term's sum_gx, `channels` floats each.
+template <bool kRelu, int kTerms>
+struct GradientStep {
+  static constexpr int kVectors = 4;
+  AddReluBackwardArgs args;
+  int64_t pixel;
+  int64_t channels;
+  float* sums;
 
-// kTerms tensors x; `sums` holds sum_g and then each term's sum_gx, args.g.c floats each.
-template <bool kRelu, int kTerms, bool kTail>
-HWY_INLINE void GradientColumn(const AddReluBackwardArgs& args, int64_t pixel, int64_t rows,
-                               int64_t c, int64_t count, float* sums) {
-  const DF d;
-  const VF zero = hn::Zero(d);
-  const int64_t channels = args.g.c;
-  const AddReluBackwardArgs::Term& first = args.terms[0];
-  const AddReluBackwardArgs::Term& second = args.terms[kTerms == 2 ? 1 : 0];
-  const VF mean0 = kTerms >= 1 ? LoadLanes<kTail>(first.mean + c, count) : zero;
-  const VF mean1 = kTerms == 2 ? LoadLanes<kTail>(second.mean + c, count) : zero;
-  const float* dy = args.dy.Pixel(pixel) + c;
-  const float* y = kRelu ? args.y.Pixel(pixel) + c : dy;
-  const float* x0 = kTerms >= 1 ? first.x.Pixel(pixel) + c : dy;
-  const float* x1 = kTerms == 2 ? second.x.Pixel(pixel) + c : dy;
-  float* g = args.g.Pixel(pixel) + c;
-  const int64_t dy_stride = args.dy.pixel_stride;
-  const int64_t y_stride = args.y.pixel_stride;
-  const int64_t x0_stride = first.x.pixel_stride;
-  const int64_t x1_stride = second.x.pixel_stride;
-  const int64_t g_stride = args.g.pixel_stride;
-  VF sum_g = zero;
-  VF sum_gx0 = zero;
-  VF sum_gx1 = zero;
-  for (int64_t r = 0; r < rows; ++r) {
-    VF v = LoadLanes<kTail>(dy + r * dy_stride, count);
-    if (kRelu) v = KeepWhere(hn::Gt(LoadLanes<kTail>(y + r * y_stride, count), zero), v);
-    StoreLanes<kTail>(v, g + r * g_stride, count);
-    sum_g = hn::Add(sum_g, v);
-    if (kTerms >= 1) {
-      sum_gx0 = hn::MulAdd(v, hn::Sub(LoadLanes<kTail>(x0 + r * x0_stride, count), mean0), sum_gx0);
+  template <int kV, bool kTail>
+  HWY_INLINE void Columns(int64_t first, int64_t rows, int64_t c, int64_t count) const {
+    constexpr int kX = kTerms == 0 ? 1 : kTerms;  // there are no arrays of none
+    const float* const dy = args.dy.Pixel(pixel + first) + c;
+    const float* const y = kRelu ? args.y.Pixel(pixel + first) + c : dy;
+    float* const g = args.g.Pixel(pixel + first) + c;
+    const float* x[kX];
+    VF mean[kX][kV];
+    VF sum_g[kV];
+    VF sum_gx[kX][kV];
+    for (int k = 0; k < kTerms; ++k) {
+      x[k] = args.terms[k].x.Pixel(pixel + first) + c;
+      LoadVectors<kV, kTail>(args.terms[k].mean + c, count, mean[k]);
+      LoadVectors<kV, kTail>(sums + (1 + k) * channels + c, count, sum_gx[k]);
     }
-    if (kTerms == 2) {
-      sum_gx1 = hn::MulAdd(v, hn::Sub(LoadLanes<kTail>(x1 + r * x1_stride, count), mean1), sum_gx1);
+    if (kTerms > 0) LoadVectors<kV, kTail>(sums + c, count, sum_g);
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int i = 0; i < kV; ++i) {
+        const int64_t at = i * Lanes();
+        VF v = LoadLanes<kTail>(dy + r * args.dy.pixel_stride + at, count);
+        if (kRelu) {
+          const VF sum = LoadLanes<kTail>(y + r * args.y.pixel_stride + at, count);
+          v = KeepWhere(hn::Gt(sum, hn::Zero(DF())), v);
+        }
+        StoreLanes<kTail>(v, g + r * args.g.pixel_stride + at, count);
+        if (kTerms > 0) sum_g[i] = hn::Add(sum_g[i], v);
+        for (int k = 0; k < kTerms; ++k) {
+          const VF from = LoadLanes<kTail>(x[k] + r * args.terms[k].x.pixel_stride + at, count);
+          sum_gx[k][i] = hn::MulAdd(v, hn::Sub(from, mean[k][i]), sum_gx[k][i]);
+        }
+      }
+    }
+    if (kTerms > 0) StoreVectors<kV, kTail>(sum_g, count, sums + c);
+    for (int k = 0; k < kTerms; ++k) {
+      StoreVectors<kV, kTail>(sum_gx[k], count, sums + (1 + k) * channels + c);
     }
   }
-  const auto add = [&](int which, VF sum) HWY_ATTR {
-    float* const to = sums + which * channels + c;
-    StoreLanes<kTail>(hn::Add(LoadLanes<kTail>(to, count), sum), to, count);
-  };
-  if (kTerms >= 1) {
-    add(0, sum_g);
-    add(1, sum_gx0);
-  }
-  if (kTerms == 2) add(2, sum_gx1);
-}
+};
 
 template <bool kRelu, int kTerms>
 void GradientRowsT(const AddReluBackwardArgs& args, int64_t pixel, int64_t rows, float* sums) {
-  const AddReluBackwardArgs local = args;  // a copy that stores cannot change
-  const int64_t lanes = Lanes();
-  const int64_t channels = local.g.c;
-  for (int64_t r = 0; r < rows; r += kRowsTogether) {
-    const int64_t group = std::min(kRowsTogether, rows - r);
-    int64_t c = 0;
-    for (; c + lanes <= channels; c += lanes) {
-      GradientColumn<kRelu, kTerms, false>(local, pixel + r, group, c, lanes, sums);
-    }
-    if (c < channels) {
-      GradientColumn<kRelu, kTerms, true>(local, pixel + r, group, c, channels - c, sums);
-    }
-  }
+  // The step's copy of the arguments is one that stores cannot change.
+  ForEachColumn(rows, args.g.c, GradientStep<kRelu, kTerms>{args, pixel, args.g.c, sums});
 }
 
 // Pixels [pixel, pixel + rows); the terms come first in args.terms.
