@@ -7,6 +7,7 @@
 #include "layers/channel_sums.h"
 #include "layers/pieces.h"
 #include "layers/pool_windows.h"
+#include "layers/prefetch.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "layers/avg_pool2d/avg_pool2d.cc"
@@ -66,6 +67,13 @@ void AvgPoolRow(const Pool2dParams& params, ConstTensor x, Tensor y, int64_t row
     const IndexRange columns = ValidTaps(params, ow, x.w);
     const float* const first =
         x.Pixel(image, FirstInput(params, oh) + rows.begin, FirstInput(params, ow) + columns.begin);
+    const int64_t next = (ow + kPrefetchAhead) * params.stride;
+    if (next + params.stride <= x.w) {
+      for (int64_t r = rows.begin; r < rows.end; ++r) {
+        PrefetchFloats(x.Pixel(image, FirstInput(params, oh) + r, next),
+                       params.stride * x.pixel_stride);
+      }
+    }
     AverageBlock(first, x.w * x.pixel_stride, x.pixel_stride, rows.size(), columns.size(), area,
                  y.c, /*accumulate=*/false, y.Pixel(row * y.w + ow));
   }

@@ -7,6 +7,7 @@
 #include "layers/channel_sums.h"
 #include "layers/pieces.h"
 #include "layers/pool_windows.h"
+#include "layers/prefetch.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "layers/max_pool2d/max_pool2d.cc"
@@ -86,6 +87,15 @@ void MaxPixel(const float* scale, const float* shift, const float* x, int64_t ro
   }
 }
 
+// Pixels [column, column + columns) of some rows of an image, where there are so many.
+HWY_INLINE void PrefetchPixels(const ConstTensor& x, int64_t image, IndexRange rows, int64_t column,
+                               int64_t columns) {
+  if (column + columns > x.w) return;
+  for (int64_t r = rows.begin; r < rows.end; ++r) {
+    PrefetchFloats(x.Pixel(image, r, column), columns * x.pixel_stride);
+  }
+}
+
 template <Activation kActivation>
 void MaxPoolRowT(const Pool2dParams& params, const float* scale, const float* shift, ConstTensor x,
                  Tensor y, uint8_t* argmax, int64_t row) {
@@ -102,6 +112,9 @@ void MaxPoolRowT(const Pool2dParams& params, const float* scale, const float* sh
                         : whole && params.kernel == 2 ? &MaxPixel<2, kActivation>
                                                       : &MaxPixel<0, kActivation>;
     const int64_t out = row * y.w + ow;
+    PrefetchPixels(x, image,
+                   {FirstInput(params, oh) + rows.begin, FirstInput(params, oh) + rows.end},
+                   (ow + kPrefetchAhead) * params.stride, params.stride);
     // What a vector writes beyond its pixel, the next pixels of the row overwrite.
     kernel(scale, shift, x_row + FirstInput(params, ow) * x.pixel_stride, row_stride,
            x.pixel_stride, params.kernel, rows, columns, y.c, y.Pixel(out),
@@ -198,6 +211,10 @@ void MaxPool3x3RowsT(const Pool2dParams& params, const float* scale, const float
     const IndexRange columns = ValidTaps(params, ow, x.w);
     const float* const x_column = x_image + ow * x.pixel_stride;
     float* const y_column = y.Pixel(image, 0, ow);
+    PrefetchPixels(
+        x, image,
+        {std::max<int64_t>(0, begin - params.padding), std::min(x.h, end + 2 - params.padding)},
+        ow + kPrefetchAhead, 1);
     uint8_t* const argmax_column = argmax == nullptr ? nullptr : argmax_image + ow * y.c;
     // Rows are not written one after the other here, but those of a column are: what a vector
     // writes beyond its pixel, the next columns overwrite.
@@ -405,6 +422,10 @@ void ScatterWithEpilogue(const MaxPool2dBackwardArgs& args, int64_t row, float* 
   const int64_t together = std::max<int64_t>(1, PixelsTogether(dx.c) / kernel);
   for (int64_t ow = 0; ow < args.dy.w; ow += together) {
     const IndexRange columns = {ow, std::min(args.dy.w, ow + together)};
+    for (int64_t r = row * kernel; r < (row + 1) * kernel; ++r) {
+      PrefetchFloats(args.epilogue.x.Pixel(r * dx.w + columns.begin * kernel),
+                     columns.size() * kernel * args.epilogue.x.pixel_stride);
+    }
     HWY_DYNAMIC_DISPATCH(MaxPoolScatter)
     (args.params, args.dy, args.argmax, dx, args.accumulate, row, columns);
     for (int64_t r = row * kernel; r < (row + 1) * kernel; ++r) {
@@ -430,6 +451,7 @@ void GatherWithEpilogue(const MaxPool2dBackwardArgs& args, int64_t row, float* s
   for (int64_t w = 0; w < dx.w; w += together) {
     const IndexRange columns = {w, std::min(dx.w, w + together)};
     const int64_t pixel = row * dx.w + w;
+    PrefetchFloats(args.epilogue.x.Pixel(pixel), columns.size() * args.epilogue.x.pixel_stride);
     for (int64_t c = 0; c < dx.c; c += channels_together) {
       const IndexRange channels = {c, std::min(dx.c, c + channels_together)};
       float* const to = dx.Pixel(pixel) + c;
