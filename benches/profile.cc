@@ -26,6 +26,21 @@ void AddNote(Row& row, const std::string& note) {
   }
 }
 
+// Which part of the batch norms around it a step does (layers/fusion.h).
+void AddFusions(const Step& step, Row& row) {
+  if (step.kind == StepKind::kBatchNorm2dFoldForward ||
+      step.kind == StepKind::kBatchNorm2dFoldBackward) {
+    AddNote(row, "fused");
+    return;
+  }
+  for (size_t i = 0; i < step.activations.size(); ++i) {
+    if (step.activates(i)) AddNote(row, "activation");
+  }
+  if (step.mean.valid()) AddNote(row, "statistics");
+  if (step.gradient.active()) AddNote(row, "gradient prologue");
+  if (step.has_epilogue()) AddNote(row, "gradient epilogue");
+}
+
 bool IsConv2d(StepKind kind) {
   return kind == StepKind::kConv2dForward || kind == StepKind::kConv2dBackwardData ||
          kind == StepKind::kConv2dBackwardWeights;
@@ -70,6 +85,7 @@ std::string FormatProfile(const Graph& graph, const Plan& plan, const StepTimes&
     row.bytes += step.bytes;
     if (IsConv2d(step.kind)) AddNote(row, Conv2dAlgorithmName(step.algorithm));
     if (step.fused_relu != kNoNode) AddNote(row, "+" + graph.node(step.fused_relu).name);
+    AddFusions(step, row);
   }
 
   Row sum;

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "core/context.h"
 #include "layers/dropout/dropout.h"
+#include "layers/fusion.h"
 #include "layers/optimizer/optimizer.h"
 #include "models/graph.h"
 #include "models/model_state.h"
@@ -76,7 +77,15 @@ class Executor {
   void RunConv2d(const Step& step, const Workspace& workspace);
   void RunLinear(const Step& step, const Workspace& workspace);
   void RunBatchNorm2d(const Step& step, const Workspace& workspace);
+  void RunFold(const Step& step);
+  void RunPassOrFold(const Step& step, const Workspace& workspace);
+  void RunAddBackward(const Step& step, const Workspace& workspace);
   void RunUpdate(const Step& step);
+  float* floats(const Operand& operand) const { return reinterpret_cast<float*>(data(operand)); }
+  ActivationPrologue<float> activation(const Step& step, size_t input) const;
+  GradientPrologue<float> gradient_prologue(const Step& step) const;
+  StatisticsEpilogue<float> statistics(const Step& step) const;
+  GradientEpilogue<float> gradient_epilogue(const Step& step) const;
   DropoutParams dropout_params(const Node& node) const;
 
   const Graph& graph_;

@@ -52,6 +52,14 @@ PlanBuilder::PlanBuilder(const Graph& graph, const PlanOptions& options) : graph
   value_places_.resize(nodes);
   gradient_places_.resize(nodes);
   gradient_written_.assign(nodes, false);
+  fused_norm_.assign(nodes, false);
+  shared_norm_.assign(nodes, false);
+  activated_.assign(nodes, false);
+  needs_statistics_.assign(nodes, false);
+  norm_.assign(nodes, kNoNode);
+  folded_.assign(nodes, false);
+  first_fold_.assign(nodes, true);
+  writers_left_.assign(nodes, 0);
   saved_mean_.assign(nodes, -1);
   saved_inv_std_.assign(nodes, -1);
   argmax_.assign(nodes, -1);
@@ -134,20 +142,15 @@ Step PlanBuilder::NewStep(StepKind kind, Phase phase, NodeId node, const char* s
 
 void PlanBuilder::Emit(Step step) {
   const auto now = static_cast<int>(plan_.steps.size());
-  const auto touch = [&](const Operand& o, int64_t times) {
-    if (!o.valid()) return;
+  step.ForEachOperand([&](const Operand& o) {
     BufferLifetime& b = plan_.buffers[static_cast<size_t>(o.buffer)];
     if (b.first < 0) b.first = now;
     b.last = now;
-    step.bytes += times * o.bytes;
-  };
-  for (const Operand& o : step.inputs) touch(o, 1);
-  for (const Operand& o : step.outputs) touch(o, step.accumulate ? 2 : 1);
-  for (const Operand& o : step.parameter_gradients) touch(o, 1);
-  for (const Operand* o : {&step.saved_mean, &step.saved_inv_std, &step.argmax, &step.loss}) {
-    touch(*o, 1);
+    if (o.role != Role::kWorkspace) step.bytes += o.bytes;
+  });
+  if (step.accumulate || (step.has_epilogue() && step.epilogues[0].add)) {
+    for (const Operand& o : step.outputs) step.bytes += o.bytes;  // read as well
   }
-  touch(step.workspace, 0);
   // Parameters are read or, by an update, read and written beside their momentum.
   if (step.kind == StepKind::kUpdateParameter) {
     step.bytes += 4 * step.parameter_gradients[0].bytes;
@@ -185,15 +188,7 @@ void PlanBuilder::Finish() {
   const auto place = [&](Operand& o) {
     if (o.valid()) o.offset += plan_.buffers[static_cast<size_t>(o.buffer)].offset;
   };
-  for (Step& step : plan_.steps) {
-    for (Operand& o : step.inputs) place(o);
-    for (Operand& o : step.outputs) place(o);
-    for (Operand& o : step.parameter_gradients) place(o);
-    for (Operand* o :
-         {&step.saved_mean, &step.saved_inv_std, &step.argmax, &step.loss, &step.workspace}) {
-      place(*o);
-    }
-  }
+  for (Step& step : plan_.steps) step.ForEachOperand(place);
   for (Operand* o : {&plan_.input, &plan_.labels, &plan_.logits, &plan_.loss}) place(*o);
 
   for (size_t i = 0; i < plan_.steps.size(); ++i) {
@@ -230,6 +225,7 @@ absl::StatusOr<Plan> PlanBuilder::Build() {
 
   Fuse();
   ChooseSlices();
+  FuseNorms();
   PlaceValues();
   plan_.input = Value(graph_.input());
   plan_.logits = Value(graph_.logits());

@@ -165,7 +165,7 @@ struct Step {
   //   statistics        inputs: value           mean, var
   //   activation        inputs: raw value       outputs: value; activations
   //   fold forward      mean, var               activations[0]
-  //   fold backward     epilogues[0]: sums, scale, mean; var    gradient: gain, slope, offset;
+  //   fold backward     epilogues[0]: sums and mean; var        gradient: gain, slope, offset;
   //                                             parameter_gradients
   //   gradient epilogue inputs: gradient        outputs: masked or folded gradient; epilogues
   //   gradient prologue inputs: masked or folded gradient       outputs: gradient; gradient
@@ -188,6 +188,7 @@ struct Step {
   Operand mean, var;
   GradientPrologueOperands gradient;
   std::vector<GradientEpilogueOperands> epilogues;
+  bool shared = false;  // fold backward: several batch norms read x, gain is 1
 
   int64_t macs = 0;           // nominal multiply-adds (direct algorithm)
   int64_t executed_macs = 0;  // of the algorithm
@@ -197,6 +198,10 @@ struct Step {
     return input < activations.size() && activations[input].active();
   }
   bool has_epilogue() const { return !epilogues.empty() && epilogues[0].active(); }
+  // Of a convolution's step.
+  Conv2dFusion fusion() const {
+    return {activates(0), gradient.active(), mean.valid(), has_epilogue()};
+  }
   // Calls visit(operand) for every valid operand.
   template <class Visit>
   void ForEachOperand(const Visit& visit) {

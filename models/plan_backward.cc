@@ -1,6 +1,10 @@
 // The backward steps of a plan, derived from the graph, and the updates.
+#include <algorithm>
+
 #include "layers/batch_norm2d/batch_norm2d.h"
+#include "layers/global_avg_pool2d/global_avg_pool2d.h"
 #include "layers/linear/linear.h"
+#include "layers/max_pool2d/max_pool2d.h"
 #include "models/plan_builder.h"
 
 namespace classicnn {
@@ -100,7 +104,15 @@ void PlanBuilder::EmitBackward(NodeId id) {
   const int threads = plan_.options.num_threads;
   const NodeId x = node.inputs[0];
   const bool input_needs_gradient = graph_.node(x).needs_gradient;
-  Operand dy = Gradient(Out(id));
+  if (fused_norm_[i]) {
+    EmitNormBackward(id);
+    if (plan_.options.update == Update::kFused) EmitUpdates(node.parameters);
+    return;
+  }
+  // Convolutions and average pooling apply what is left of a batch norm's backward themselves.
+  const bool prologue = node.op == Op::kConv2d || node.op == Op::kAvgPool2d;
+  const bool nothing = node.op == Op::kConcat && free_concat_[i];
+  Operand dy = prologue || nothing ? Gradient(Out(id)) : ReadGradient(Out(id), nullptr);
   const Operand nowhere;
 
   switch (node.op) {
@@ -113,17 +125,19 @@ void PlanBuilder::EmitBackward(NodeId id) {
             NewStep(weights ? StepKind::kConv2dBackwardWeights : StepKind::kConv2dBackwardData,
                     Phase::kBackward, id, Conv2dPassName(pass));
         step.algorithm = Conv2dAlgorithms(s, pass, plan_.options.winograd)[0];
-        step.inputs = {dy};
+        dy = ReadGradient(id, &step);
         if (weights) {
-          step.inputs.push_back(Value(x));
+          const Operand value = ReadValue(x, &step);
+          step.inputs = {dy, value};
           step.parameter_gradients = {ParameterGradient(node.parameters[0])};
         } else {
-          step.outputs = {WriteGradient(x, nowhere, &step.accumulate)};
+          step.inputs = {dy};
+          AddGradientOutput(x, &step);
         }
         step.macs = s.macs();
         step.executed_macs = Conv2dExecutedMacs(s, pass, step.algorithm);
-        step.workspace =
-            NewWorkspace(step.name, Conv2dWorkspaceBytes(s, pass, step.algorithm, threads));
+        step.workspace = NewWorkspace(
+            step.name, Conv2dWorkspaceBytes(s, pass, step.algorithm, threads, step.fusion()));
         Emit(std::move(step));
       }
       break;
@@ -188,13 +202,24 @@ void PlanBuilder::EmitBackward(NodeId id) {
                             : node.op == Op::kAvgPool2d ? StepKind::kAvgPool2dBackward
                                                         : StepKind::kGlobalAvgPool2dBackward;
       Step step = NewStep(kind, Phase::kBackward, id, "backward");
-      step.inputs = {dy};
+      step.inputs = {prologue ? ReadGradient(id, &step) : dy};
       if (node.op == Op::kMaxPool2d) step.argmax = FlatOperand(Role::kArgmax, id, argmax_[i]);
-      step.outputs = {WriteGradient(x, nowhere, &step.accumulate)};
+      AddGradientOutput(x, &step);
+      if (step.has_epilogue()) {
+        const Shape4 in = graph_.shape(x, batch());
+        step.workspace = NewWorkspace(
+            step.name, node.op == Op::kMaxPool2d ? MaxPool2dBackwardWorkspaceBytes(node.pool(), in)
+                                                 : GlobalAvgPool2dBackwardWorkspaceBytes(in));
+      }
       Emit(std::move(step));
       break;
     }
     case Op::kAdd: {
+      if (std::any_of(node.inputs.begin(), node.inputs.end(),
+                      [&](NodeId input) { return activated_[static_cast<size_t>(input)]; })) {
+        EmitAddNormsBackward(id, dy);
+        break;
+      }
       if (fused_relu_[i] != kNoNode) {
         // The mask is applied where the gradient lies; what is left is the sum's own gradient.
         const NodeId relu = fused_relu_[i];

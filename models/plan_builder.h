@@ -1,6 +1,8 @@
 // How MakePlan works: internal to plan_*.cc.
 //
-// 1. Fusion: a ReLU that is the only reader of a batch norm or an addition runs inside it.
+// 1. Fusion: a ReLU that is the only reader of a batch norm or an addition runs inside it. In
+//    training, batch norms whose inputs only batch norms read are spread over their neighbours
+//    (plan_batch_norms.cc).
 // 2. Places: which values share memory. Inputs of a concatenation become slices of its output; a
 //    value whose only reader is elementwise is overwritten by it where nobody needs it any more.
 // 3. Steps, forward and then backward. A gradient's first writer overwrites and the others add;
@@ -9,7 +11,9 @@
 #ifndef CLASSICNN_MODELS_PLAN_BUILDER_H_
 #define CLASSICNN_MODELS_PLAN_BUILDER_H_
 
+#include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "models/plan.h"
@@ -39,6 +43,28 @@ class PlanBuilder {
   void PlaceValues();
   NodeId InPlaceReader(NodeId id) const;
   bool NeedsOwnOutputInBackward(NodeId id) const;
+
+  // plan_batch_norms.cc
+  void FuseNorms();
+  bool CanReadActivated(NodeId reader, NodeId activated) const;
+  void ChooseActivated();
+  NodeId NormOf(NodeId activated) const;  // of a batch norm's value (with its ReLU): itself
+  Operand RawValue(NodeId activated) const;
+  Operand ChannelArray(Role role, NodeId node);
+  ActivationOperands Activation(NodeId activated);
+  Operand ReadValue(NodeId input, Step* step);
+  void EmitStatistics(NodeId id, Step* producer);
+  void EmitNormForward(NodeId id);
+  void EmitNormBackward(NodeId id);
+  void EmitAddNormsBackward(NodeId id, const Operand& dy);
+  // The gradient of what node `id` leaves behind, as its backward steps read it; a step that cannot
+  // apply a prologue (null) gets one that has been applied.
+  Operand ReadGradient(NodeId id, Step* step);
+  GradientEpilogueOperands Epilogue(NodeId activated);
+  GradientEpilogueOperands FoldedEpilogue(NodeId activated, Step* step);
+  void MarkFolded(NodeId id);
+  // The output of a step that writes the gradient of `input`, and what else that asks of it.
+  void AddGradientOutput(NodeId input, Step* step);
 
   // plan_forward.cc
   void EmitForward(NodeId id);
@@ -82,6 +108,15 @@ class PlanBuilder {
   std::vector<Place> value_places_;  // by node
   std::vector<Place> gradient_places_;
   std::vector<bool> gradient_written_;
+  std::vector<bool> fused_norm_;        // by node: a batch norm that is spread over its neighbours
+  std::vector<bool> shared_norm_;       // its input is read by other batch norms as well
+  std::vector<bool> activated_;         // by node: value is never stored, readers activate it
+  std::vector<bool> needs_statistics_;  // by node
+  std::vector<NodeId> norm_;       // by node: a fused batch norm that reads it directly, or none
+  std::vector<bool> folded_;       // by node: its gradient is read through a prologue
+  std::vector<bool> first_fold_;   // by node: no batch norm has written its constant terms yet
+  std::vector<int> writers_left_;  // by activated node: readers that have not written a gradient
+  std::map<std::pair<Role, NodeId>, int> arrays_;         // buffers
   std::vector<int> saved_mean_, saved_inv_std_, argmax_;  // buffers, by node
   std::vector<int> parameter_gradients_;                  // buffers, by parameter
 };

@@ -1,4 +1,5 @@
 // The forward steps of a plan, and the loss.
+#include "layers/avg_pool2d/avg_pool2d.h"
 #include "layers/batch_norm2d/batch_norm2d.h"
 #include "layers/cross_entropy/cross_entropy.h"
 #include "layers/linear/linear.h"
@@ -41,15 +42,26 @@ StepKind ForwardKind(Op op) {
 void PlanBuilder::EmitForward(NodeId id) {
   const Node& node = graph_.node(id);
   const auto i = static_cast<size_t>(id);
-  if (node.op == Op::kInput || absorbed_[i]) return;
-  if (node.op == Op::kConcat && free_concat_[i]) return;  // its inputs wrote its slices
+  if (node.op == Op::kInput) return;
+  // A ReLU has run inside the node before it, and a concatenation's inputs wrote its slices.
+  if (absorbed_[i] || (node.op == Op::kConcat && free_concat_[i])) {
+    EmitStatistics(id, nullptr);
+    return;
+  }
+  if (fused_norm_[i]) {
+    EmitNormForward(id);
+    if (Out(id) == id) EmitStatistics(id, nullptr);
+    return;
+  }
 
   Step step = NewStep(ForwardKind(node.op), Phase::kForward, id, "forward");
   step.fused_relu = fused_relu_[i];
-  for (const NodeId input : node.inputs) step.inputs.push_back(Value(input));
+  for (const NodeId input : node.inputs) step.inputs.push_back(ReadValue(input, &step));
   step.outputs.push_back(Value(Out(id)));
   const Shape4 in = graph_.shape(node.inputs[0], batch());
   const int threads = plan_.options.num_threads;
+  const bool sums = node.op == Op::kConv2d || node.op == Op::kAvgPool2d;  // as they go
+  if (sums) EmitStatistics(id, &step);
 
   switch (node.op) {
     case Op::kConv2d: {
@@ -58,7 +70,8 @@ void PlanBuilder::EmitForward(NodeId id) {
       step.macs = s.macs();
       step.executed_macs = Conv2dExecutedMacs(s, Conv2dPass::kForward, step.algorithm);
       step.workspace = NewWorkspace(
-          step.name, Conv2dWorkspaceBytes(s, Conv2dPass::kForward, step.algorithm, threads));
+          step.name,
+          Conv2dWorkspaceBytes(s, Conv2dPass::kForward, step.algorithm, threads, step.fusion()));
       break;
     }
     case Op::kLinear: {
@@ -84,10 +97,16 @@ void PlanBuilder::EmitForward(NodeId id) {
         step.argmax = FlatOperand(Role::kArgmax, id, argmax_[i]);
       }
       break;
+    case Op::kAvgPool2d:
+      if (step.mean.valid()) {
+        step.workspace = NewWorkspace(step.name, AvgPool2dForwardWorkspaceBytes(node.pool(), in));
+      }
+      break;
     default:
       break;
   }
   Emit(std::move(step));
+  if (!sums && Out(id) == id) EmitStatistics(id, nullptr);
 }
 
 void PlanBuilder::EmitLoss() {

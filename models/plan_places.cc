@@ -65,10 +65,12 @@ NodeId PlanBuilder::InPlaceReader(NodeId id) const {
     case Op::kDropout:
       return reader;
     case Op::kBatchNorm2d:  // backward reads the input
+      if (fused_norm_[static_cast<size_t>(reader)]) return kNoNode;
       return plan_.options.backward ? kNoNode : Out(reader);
     case Op::kAdd:
       // One input may be overwritten: the first that nobody else needs.
       for (const NodeId input : node.inputs) {
+        if (activated_[static_cast<size_t>(input)]) continue;  // is not in memory
         if (input == id) return Out(reader);
         if (input != graph_.input() && graph_.readers(input).size() == 1 &&
             !NeedsOwnOutputInBackward(input)) {
@@ -87,7 +89,15 @@ void PlanBuilder::PlaceValues() {
     const auto id = static_cast<NodeId>(i);
     const Shape4 shape = graph_.shape(id, batch());
     Place& place = value_places_[i];
-    if (fused_relu_[i] != kNoNode) {  // only the ReLU's value is ever there
+    if (activated_[i] && slices_[i].concat == kNoNode && graph_.node(id).op != Op::kConcat) {
+      continue;  // never in memory
+    }
+    const NodeId norm = norm_[i];
+    const NodeId normalized = norm == kNoNode ? kNoNode : Out(norm);
+    if (normalized != kNoNode && activated_[static_cast<size_t>(normalized)] &&
+        slices_[static_cast<size_t>(normalized)].concat != kNoNode) {
+      place = value_places_[static_cast<size_t>(normalized)];  // where the concatenation has it
+    } else if (fused_relu_[i] != kNoNode) {  // only the ReLU's value is ever there
       place = value_places_[static_cast<size_t>(fused_relu_[i])];
     } else if (const Slice& slice = slices_[i]; slice.concat != kNoNode) {
       place = value_places_[static_cast<size_t>(slice.concat)];

@@ -54,6 +54,9 @@ const char* StepPass(StepKind kind) {
     case StepKind::kConcatForward:
     case StepKind::kDropoutForward:
     case StepKind::kCrossEntropy:
+    case StepKind::kBatchNorm2dFoldForward:
+    case StepKind::kStatistics:
+    case StepKind::kActivation:
       return "forward";
     case StepKind::kConv2dBackwardData:
     case StepKind::kLinearBackwardData:
@@ -71,6 +74,9 @@ const char* StepPass(StepKind kind) {
     case StepKind::kAddBackward:
     case StepKind::kConcatBackward:
     case StepKind::kDropoutBackward:
+    case StepKind::kBatchNorm2dFoldBackward:
+    case StepKind::kGradientEpilogue:
+    case StepKind::kGradientPrologue:
       return "backward";
   }
   return "";
