@@ -23,12 +23,11 @@ ProgramRun RunProgram(const std::string& program, std::vector<std::string> argum
   const std::string base = absl::StrCat(testing::TempDir(), "classicnn_run_", getpid());
   const std::string out = base + ".out";
   const std::string err = base + ".err";
-  const std::string peaks = testing::TempDir() + "classicnn_test_peaks.json";
 
   std::fflush(nullptr);
   const pid_t child = fork();
   if (child == 0) {
-    setenv("CLASSICNN_PEAKS_CACHE", peaks.c_str(), 1);
+    setenv("CLASSICNN_PEAKS_CACHE", CLASSICNN_TEST_PEAKS, 1);
     dup2(open(out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), 1);
     dup2(open(err.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), 2);
     execv(program.c_str(), argv.data());

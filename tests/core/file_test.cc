@@ -11,6 +11,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/testing/temp_folder.h"
 
 namespace classicnn {
 namespace {
@@ -20,19 +21,13 @@ using testing::HasSubstr;
 
 class FileTest : public testing::Test {
  protected:
-  void SetUp() override {
-    folder_ = testing::TempDir() + "file_" +
-              testing::UnitTest::GetInstance()->current_test_info()->name();
-    fs::remove_all(folder_);
-    fs::create_directories(folder_);
-  }
-  void TearDown() override { fs::remove_all(folder_); }
   int CountEntries() const {
     int count = 0;
     for (const auto& entry : fs::directory_iterator(folder_)) count += entry.exists() ? 1 : 0;
     return count;
   }
-  std::string folder_;
+  const TempFolder temp_;
+  const std::string folder_ = temp_.path();
 };
 
 TEST_F(FileTest, WritesAndReadsBack) {

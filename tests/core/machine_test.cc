@@ -2,7 +2,6 @@
 
 #include <stdlib.h>
 
-#include <cstdio>
 #include <string>
 
 #include "core/context.h"
@@ -12,6 +11,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
+#include "tests/testing/temp_folder.h"
 
 namespace classicnn {
 namespace {
@@ -44,23 +44,16 @@ TEST(BuildInfo, IsFilledIn) {
 
 class MachinePeaksTest : public testing::Test {
  protected:
-  void SetUp() override {
-    path_ = testing::TempDir() + "peaks_" +
-            testing::UnitTest::GetInstance()->current_test_info()->name() + ".json";
-    std::remove(path_.c_str());
-    UseCache(path_);
-  }
+  void SetUp() override { UseCache(path_); }
   void TearDown() override {
     unsetenv("CLASSICNN_PEAKS_CACHE");
     EXPECT_TRUE(SetTarget("best").ok());
-    for (const char* suffix : {"", ".lock", "2", "2.lock"}) {
-      std::remove((path_ + suffix).c_str());
-    }
   }
   static void UseCache(const std::string& path) {
     ASSERT_EQ(setenv("CLASSICNN_PEAKS_CACHE", path.c_str(), 1), 0);
   }
-  std::string path_;
+  const TempFolder folder_;
+  const std::string path_ = folder_ / "peaks.json";
 };
 
 TEST_F(MachinePeaksTest, AreMeasuredRememberedAndReadBack) {

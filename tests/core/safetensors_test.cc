@@ -1,6 +1,5 @@
 #include "core/safetensors.h"
 
-#include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <limits>
@@ -9,6 +8,7 @@
 #include "core/file.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/testing/temp_folder.h"
 
 namespace classicnn {
 namespace {
@@ -17,12 +17,6 @@ using testing::HasSubstr;
 
 class SafetensorsTest : public testing::Test {
  protected:
-  void SetUp() override {
-    path_ = testing::TempDir() + "safetensors_" +
-            testing::UnitTest::GetInstance()->current_test_info()->name();
-  }
-  void TearDown() override { std::remove(path_.c_str()); }
-
   absl::StatusOr<SafetensorsFile> OpenContents(const std::string& contents) {
     std::ofstream(path_, std::ios::binary) << contents;  // thousands of times: without syncing
     return SafetensorsFile::Open(path_);
@@ -33,7 +27,8 @@ class SafetensorsTest : public testing::Test {
     std::memcpy(contents.data(), &size, 8);
     return contents + header + data;
   }
-  std::string path_;
+  const TempFolder folder_;
+  const std::string path_ = folder_ / "file";
 };
 
 TEST_F(SafetensorsTest, ReadsBackWhatWasWritten) {

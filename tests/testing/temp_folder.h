@@ -21,8 +21,9 @@ class TempFolder {
     const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
     path_ = absl::StrCat(::testing::TempDir(), "classicnn_", getpid(), "_", test->test_suite_name(),
                          "_", test->name());
-    for (char& c : path_) {
-      if (c == ' ') c = '_';
+    // Tests with parameters have slashes in their names, which would make folders within folders.
+    for (size_t i = std::string(::testing::TempDir()).size(); i < path_.size(); ++i) {
+      if (path_[i] == ' ' || path_[i] == '/') path_[i] = '_';
     }
     std::filesystem::remove_all(path_);
     std::filesystem::create_directories(path_);
