@@ -26,6 +26,8 @@ struct HarnessState {
   bool failed = false;
   std::string out_path;            // --benchmark_out
   std::string format = "console";  // --benchmark_format
+  std::string color = "auto";      // --benchmark_color
+  bool tabular = false;            // --benchmark_counters_tabular
   bool list = false;               // --benchmark_list_tests
   std::map<int, MachinePeaks> peaks;
 };
@@ -59,6 +61,37 @@ bool Truthy(absl::string_view value) {
          !absl::EqualsIgnoreCase(value, "f") && !absl::EqualsIgnoreCase(value, "n");
 }
 
+bool NoColor() {
+  const char* value = std::getenv("NO_COLOR");
+  return value != nullptr && *value != '\0';
+}
+
+// Google Benchmark's table, but "/s" stands only behind the rates whose names say that they are per
+// second: GFLOP/s and fractions of a peak are rates already. The figures stay as they are.
+class Console : public benchmark::ConsoleReporter {
+ public:
+  using ConsoleReporter::ConsoleReporter;
+  void ReportRuns(const std::vector<Run>& reports) override {
+    std::vector<Run> runs = reports;
+    for (Run& run : runs) {
+      for (auto& [name, counter] : run.counters) {
+        if (!absl::EndsWith(name, "_per_second")) counter.flags = benchmark::Counter::kDefaults;
+      }
+    }
+    ConsoleReporter::ReportRuns(runs);
+  }
+};
+
+Console::OutputOptions ConsoleOptions(const std::string& color, bool tabular) {
+  const char* terminal = std::getenv("TERM");
+  const bool capable =
+      isatty(STDOUT_FILENO) != 0 && terminal != nullptr && absl::string_view(terminal) != "dumb";
+  int options = Console::OO_None;
+  if (color == "auto" ? capable : Truthy(color)) options |= Console::OO_Color;
+  if (tabular) options |= Console::OO_Tabular;
+  return static_cast<Console::OutputOptions>(options);
+}
+
 // Google Benchmark calls this instead of printing its usage when a value makes no sense to it, and
 // would then exit with 0.
 void RefuseBenchmarkFlags() {
@@ -85,13 +118,14 @@ void ParseBenchmarkFlags(ProgramInfo info, benchmark::TimeUnit unit, int argc, c
   HarnessState& harness = Harness();
   harness.out_path = FlagValue("benchmark_out", argc, argv, "");
   harness.format = FlagValue("benchmark_format", argc, argv, "console");
+  harness.color = FlagValue("benchmark_color", argc, argv, NoColor() ? "false" : "auto");
+  harness.tabular = Truthy(FlagValue("benchmark_counters_tabular", argc, argv, "false"));
   harness.list = Truthy(FlagValue("benchmark_list_tests", argc, argv, "false"));
   benchmark::SetDefaultTimeUnit(unit);
   // Google Benchmark does not know NO_COLOR. A flag on the command line comes later and wins.
   static char colorless[] = "--benchmark_color=false";
   std::vector<char*> arguments(argv, argv + argc);
-  const char* no_color = std::getenv("NO_COLOR");
-  if (argc > 0 && no_color != nullptr && *no_color != '\0') {
+  if (argc > 0 && NoColor()) {
     arguments.insert(arguments.begin() + 1, colorless);
   }
   argc = static_cast<int>(arguments.size());
@@ -193,7 +227,9 @@ int RunBenchmarks() {
       return FailUsage(status);
     }
   }
-  const size_t matched = benchmark::RunSpecifiedBenchmarks();
+  Console console(ConsoleOptions(harness.color, harness.tabular));
+  const size_t matched = ConsoleOutput() ? benchmark::RunSpecifiedBenchmarks(&console)
+                                         : benchmark::RunSpecifiedBenchmarks();
   if (matched == 0) {  // Google Benchmark has said why, and may have opened its output already
     if (writes && !existed) unlink(harness.out_path.c_str());
     return FailUsage(absl::InvalidArgumentError("--benchmark_filter leaves nothing to run"));

@@ -47,7 +47,8 @@ void Fail(benchmark::State& state, const absl::Status& status);
 // --benchmark_filter left nothing to run or --benchmark_out cannot be written.
 int RunBenchmarks();
 
-// A counter that is `per_iteration` in each iteration, shown as a rate over the measured time.
+// A counter that is `per_iteration` in each iteration, shown as a rate over the measured time: in
+// the table with "/s" behind it only where the counter's name ends in _per_second.
 benchmark::Counter Rate(double per_iteration);
 
 }  // namespace classicnn

@@ -320,6 +320,8 @@ int Main(int argc, char** argv) {
       "Each result is checked against the naive reference on a small batch before it is timed.";
   const std::string google_flag = BenchmarkFlag(argc, argv);
   ParseBenchmarkFlags(info, benchmark::kMicrosecond, argc, argv);
+  const absl::Status given = RefuseEmpty({"algorithm", "compare_json"});
+  if (!given.ok()) return FailUsage(given);
   auto selection = Select();
   if (!selection.ok()) return FailUsage(selection.status());
   const bool compare = CompareAsked();
@@ -327,7 +329,9 @@ int Main(int argc, char** argv) {
     return FailUsage(status);
   }
   if (compare) {
-    if (google_flag.empty()) return RunCompareMode(selection->shapes, selection->options);
+    if (google_flag.empty()) {
+      return FinishOutput(RunCompareMode(selection->shapes, selection->options));
+    }
     return FailUsage(
         absl::InvalidArgumentError(absl::StrCat(google_flag, " does not go with --compare")));
   }
@@ -353,7 +357,7 @@ int Main(int argc, char** argv) {
       runner.Run(b, state);
     })->UseRealTime();
   }
-  return RunBenchmarks();
+  return FinishOutput(RunBenchmarks());
 }
 
 }  // namespace

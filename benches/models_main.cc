@@ -176,6 +176,7 @@ int Main(int argc, char** argv) {
       "flags make all combinations.\nEach model is checked against the naive reference on a small "
       "batch before it is timed.";
   ParseBenchmarkFlags(info, benchmark::kMillisecond, argc, argv);
+  if (absl::Status status = RefuseEmpty({"trace"}); !status.ok()) return FailUsage(status);
   Selection selection;
   if (absl::Status status = Select(selection); !status.ok()) return FailUsage(status);
   if (absl::Status status = CheckPlans(selection.benchmarks); !status.ok()) {
@@ -219,7 +220,7 @@ int Main(int argc, char** argv) {
     }
   }
   int code = RunBenchmarks();
-  if (code == kExitBadUsage || ListingOnly()) return code;
+  if (code == kExitBadUsage || ListingOnly()) return FinishOutput(code);
   std::fflush(stdout);
   std::fputs(runner.profiles().c_str(), ConsoleOutput() ? stdout : stderr);
   if (tracer != nullptr) {
@@ -228,7 +229,7 @@ int Main(int argc, char** argv) {
     }
     std::fprintf(stderr, "wrote %s\n", trace_path.c_str());
   }
-  return code;
+  return FinishOutput(code);
 }
 
 }  // namespace

@@ -126,8 +126,7 @@ void PrintWrapped(const std::string& text, size_t indent) {
     std::printf("\n");
     info.extra_help();
   }
-  const bool written = std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
-  std::exit(written ? kExitOk : kExitFailed);
+  std::exit(FinishOutput(kExitOk));
 }
 
 // Levenshtein distance.
@@ -264,7 +263,25 @@ int FailUsage(const absl::Status& status) {
   return kExitBadUsage;
 }
 
+int FinishOutput(int code) {
+  // Both: an earlier flush may have failed and left nothing to write.
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return code;
+  std::fprintf(stderr, "%s: cannot write to standard output: what it shows is incomplete\n",
+               ProgramName().c_str());
+  return code == kExitOk ? kExitFailed : code;
+}
+
 bool FlagWasGiven(absl::string_view name) { return GivenFlags().count(std::string(name)) > 0; }
+
+absl::Status RefuseEmpty(const std::vector<std::string>& names) {
+  for (const std::string& name : names) {
+    const absl::CommandLineFlag* flag = absl::FindCommandLineFlag(name);
+    if (FlagWasGiven(name) && flag != nullptr && flag->CurrentValue().empty()) {
+      return absl::InvalidArgumentError(absl::StrCat("--", name, " is empty: give it a value"));
+    }
+  }
+  return absl::OkStatus();
+}
 
 int ThreadsFlag() { return ThreadListFlag().front(); }
 std::vector<int> ThreadListFlag() { return absl::GetFlag(FLAGS_threads).counts; }

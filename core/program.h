@@ -41,8 +41,16 @@ void ParseProgramFlags(const ProgramInfo& info, int* argc, char** argv,
 // kExitBadUsage.
 int FailUsage(const absl::Status& status);
 
+// For the end of main(): flushes stdout. Where something of it could not be written (a full
+// disk), says so on stderr and turns kExitOk into kExitFailed.
+int FinishOutput(int code);
+
 // Whether the flag stood on the command line (and not only has its default).
 bool FlagWasGiven(absl::string_view name);
+
+// InvalidArgument where one of these flags was given without a value ("--trace="): that is a
+// variable that was empty, not a wish to do without.
+absl::Status RefuseEmpty(const std::vector<std::string>& names);
 
 // Their ranges are checked while flags are parsed.
 int ThreadsFlag();  // --threads, 0 (the default) to 4096; 0 means AvailableThreads()

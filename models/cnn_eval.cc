@@ -278,13 +278,14 @@ int Main(int argc, char** argv) {
       "evaluates trained weights: loss, accuracies and confusion matrix on a set of images, or the "
       "classes of one picture";
   ParseProgramFlags(info, &argc, argv);
+  if (absl::Status s = RefuseEmpty({"weights", "data", "image"}); !s.ok()) return FailUsage(s);
   Context ctx(ThreadsFlag());
   auto loaded = Load(ctx);
   if (!loaded.ok()) return FailUsage(loaded.status());
   const absl::Status status =
       absl::GetFlag(FLAGS_image).empty() ? EvaluateData(*loaded, ctx) : ClassifyImage(*loaded, ctx);
   if (!status.ok()) return FailUsage(status);
-  return std::fflush(stdout) == 0 ? kExitOk : kExitFailed;
+  return FinishOutput(kExitOk);
 }
 
 }  // namespace

@@ -37,6 +37,8 @@ namespace classicnn {
 namespace {
 
 absl::Status CheckFlags() {
+  const absl::Status given = RefuseEmpty({"out", "runs", "peer", "baseline"});
+  if (!given.ok()) return given;
   if (absl::GetFlag(FLAGS_out).empty()) {
     return absl::InvalidArgumentError("--out=DIR is required: the folder to write the report to");
   }
@@ -62,9 +64,15 @@ absl::Status CheckFlags() {
 // Reads everything that is given beside the measurements: before anything is measured.
 absl::Status ReadInputs(const MeasureOptions& options, ReportInput* input,
                         std::unique_ptr<Results>* baseline) {
-  for (const absl::string_view folder :
-       absl::StrSplit(absl::GetFlag(FLAGS_runs), ',', absl::SkipEmpty())) {
-    absl::StatusOr<TrainingRun> run = ReadTrainingRun(std::string(folder));
+  const std::string runs = absl::GetFlag(FLAGS_runs);
+  std::vector<std::string> folders;
+  if (!runs.empty()) folders = absl::StrSplit(runs, ',');
+  for (const std::string& folder : folders) {
+    if (folder.empty()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("bad value \"", runs, "\" for --runs: a folder has no name"));
+    }
+    absl::StatusOr<TrainingRun> run = ReadTrainingRun(folder);
     if (!run.ok()) return run.status();
     input->runs.push_back(*std::move(run));
   }
@@ -81,7 +89,9 @@ absl::Status ReadInputs(const MeasureOptions& options, ReportInput* input,
                         options.num_classes, options.models);
     if (!comparable.ok()) return comparable;
     input->baseline_path = path;
-    input->baseline_commit = results->build.value("commit", "unknown");
+    const auto commit = results->build.find("commit");
+    const bool known = commit != results->build.end() && commit->is_string();
+    input->baseline_commit = known ? commit->get<std::string>() : "unknown";
     *baseline = std::make_unique<Results>(*std::move(results));
   }
   return absl::OkStatus();
@@ -136,13 +146,14 @@ int Run() {
   std::cout << document.subtitle << "\n\n" << MarkdownTable(ComparisonTable(input)) << "\n";
   for (const std::string& path : {paths[2], paths[1], paths[0]}) std::cout << path << "\n";
 
-  if (!FlagWasGiven("fail_above")) return kExitOk;
+  std::cout.flush();
+  if (!FlagWasGiven("fail_above")) return FinishOutput(kExitOk);
   const std::vector<std::string> regressions =
       input.comparison.Regressions(absl::GetFlag(FLAGS_fail_above));
   for (const std::string& regression : regressions) {
     std::cerr << "cnn-report: regression: " << regression << "\n";
   }
-  return regressions.empty() ? kExitOk : kExitFailed;
+  return FinishOutput(regressions.empty() ? kExitOk : kExitFailed);
 }
 
 }  // namespace

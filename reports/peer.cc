@@ -3,6 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/file.h"
 #include "nlohmann/json.hpp"
+#include "reports/json_shape.h"
 
 namespace classicnn {
 
@@ -14,6 +15,19 @@ absl::StatusOr<PeerComparison> ReadPeerComparison(const std::string& path) {
     return absl::InvalidArgumentError(
         absl::StrCat("'", path, "' is not a comparison of scripts/compare_pytorch (its \"schema\" ",
                      "must be \"", kPeerSchema, "\")"));
+  }
+  const nlohmann::json timing = {{"samples", {1}}};
+  const nlohmann::json pattern = {
+      {"peer", ""},
+      {"cpu_model", ""},
+      {"batch", 0},
+      {"threads", 0},
+      {"models",
+       {{"*",
+         {{"ours", {{"seconds", timing}, {"process_peak_bytes", 0}}},
+          {"peer", {{"seconds", timing}, {"layout", ""}, {"process_peak_bytes", 0}}}}}}}};
+  if (absl::Status s = CheckShape(j, pattern); !s.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("'", path, "': ", s.message()));
   }
   PeerComparison c;
   c.path = path;
@@ -33,8 +47,9 @@ absl::StatusOr<PeerComparison> ReadPeerComparison(const std::string& path) {
         return absl::InvalidArgumentError(absl::StrCat("'", path, "': no times of ", name));
       }
     }
-  } catch (const nlohmann::json::exception& e) {
-    return absl::InvalidArgumentError(absl::StrCat("'", path, "': ", e.what()));
+  } catch (const nlohmann::json::exception&) {  // what the pattern does not tell apart
+    return absl::InvalidArgumentError(absl::StrCat(
+        "'", path, "' is not as scripts/compare_pytorch writes it: changed, or damaged"));
   }
   return c;
 }

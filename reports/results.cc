@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/file.h"
+#include "reports/json_shape.h"
 
 namespace classicnn {
 
@@ -37,6 +38,35 @@ void PeaksFromJson(const nlohmann::json& j, MachinePeaks* p) {
   j.at("target").get_to(p->target);
   j.at("fma_flops").get_to(p->fma_flops);
   j.at("copy_bytes_per_second").get_to(p->copy_bytes_per_second);
+}
+
+// What a file must have, as CheckShape takes it: all that to_json writes, each list with an
+// element.
+nlohmann::json Pattern() {
+  Timing timing;
+  timing.samples = {1};
+  TypeResult type;
+  type.seconds = timing;
+  PassResult pass;
+  pass.seconds = pass.forward = pass.backward = pass.update = timing;
+  pass.types = {type};
+  LayerResult layer;
+  layer.forward = layer.backward = layer.update = timing;
+  ModelResult model;
+  model.train_step = model.inference = model.inference_one = pass;
+  model.scaling = model.batches = {pass};
+  model.memory.timeline = {MemoryPoint()};
+  model.layers = {layer};
+  SpeedupResult speedup;
+  speedup.optimized = speedup.reference = timing;
+  Results results;
+  results.machine = results.build = nlohmann::json::object();
+  results.peaks = {MachinePeaks()};
+  results.model_order = {""};
+  results.models["*"] = model;
+  results.speedups = {speedup};
+  results.extra["*"] = 0;
+  return results;
 }
 
 }  // namespace
@@ -76,6 +106,9 @@ absl::StatusOr<Results> ParseResults(const std::string& path, const std::string&
         absl::StrCat("'", path, "' is not a results.json of cnn-report (its \"schema\" must be \"",
                      kResultsSchema, "\")"));
   }
+  if (absl::Status s = CheckShape(j, Pattern()); !s.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("'", path, "': ", s.message()));
+  }
   Results r;
   try {
     j.at("machine").get_to(r.machine);
@@ -100,8 +133,9 @@ absl::StatusOr<Results> ParseResults(const std::string& path, const std::string&
             absl::StrCat("'", path, "' lists the model ", name, " but does not hold it"));
       }
     }
-  } catch (const nlohmann::json::exception& e) {
-    return absl::InvalidArgumentError(absl::StrCat("'", path, "': ", e.what()));
+  } catch (const nlohmann::json::exception&) {  // what the pattern does not tell apart
+    return absl::InvalidArgumentError(
+        absl::StrCat("'", path, "' is not as cnn-report writes it: it was changed or is damaged"));
   }
   return r;
 }

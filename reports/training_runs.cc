@@ -6,6 +6,7 @@
 #include "absl/strings/str_split.h"
 #include "core/file.h"
 #include "nlohmann/json.hpp"
+#include "reports/json_shape.h"
 
 namespace classicnn {
 namespace {
@@ -24,19 +25,32 @@ std::string FindText(const nlohmann::json& config, const char* key) {
   return "";
 }
 
+// Only the epoch must be there; what is there is a number, or null where nothing was measured.
+absl::Status CheckEpoch(const nlohmann::json& j) {
+  nlohmann::json pattern = {{"epoch", 0}};
+  for (const char* key : {"train_loss", "train_accuracy", "test_loss", "test_accuracy",
+                          "images_per_second", "seconds"}) {
+    if (j.contains(key) && !j[key].is_null()) pattern[key] = 0;
+  }
+  return CheckShape(j, pattern);
+}
+
 TrainedEpoch ParseEpoch(const nlohmann::json& j) {
+  const auto number = [&j](const char* key) {
+    const auto found = j.find(key);
+    return found != j.end() && found->is_number() ? found->get<double>() : 0.0;
+  };
   TrainedEpoch e;
   e.epoch = j.at("epoch").get<int64_t>();
-  e.train_loss = j.value("train_loss", 0.0);
-  e.train_accuracy = j.value("train_accuracy", 0.0);
+  e.train_loss = number("train_loss");
+  e.train_accuracy = number("train_accuracy");
   const auto test = j.find("test_accuracy");
   if (test != j.end() && test->is_number()) {
     e.test_accuracy = test->get<double>();
-    const auto loss = j.find("test_loss");
-    if (loss != j.end() && loss->is_number()) e.test_loss = loss->get<double>();
+    e.test_loss = number("test_loss");
   }
-  e.images_per_second = j.value("images_per_second", 0.0);
-  e.seconds = j.value("seconds", 0.0);
+  e.images_per_second = number("images_per_second");
+  e.seconds = number("seconds");
   return e;
 }
 
@@ -72,7 +86,8 @@ absl::StatusOr<TrainingRun> ReadTrainingRun(const std::string& folder) {
   }
   run.data = FindText(config, "data");
   if (config.contains("data") && config["data"].is_object()) {
-    run.kind = config["data"].value("kind", "");
+    const nlohmann::json& data = config["data"];
+    if (data.contains("kind") && data["kind"].is_string()) run.kind = data["kind"];
   }
   run.augment = FindText(config, "augment");
   run.recipe = FindText(config, "recipe");
@@ -90,11 +105,9 @@ absl::StatusOr<TrainingRun> ReadTrainingRun(const std::string& folder) {
           absl::StrCat("'", metrics_path, "' line ", i + 1, ": ", what));
     };
     if (j.is_discarded() || !j.is_object()) return error("not a JSON object");
-    try {
-      if (j.value("kind", "") == "epoch") run.epochs.push_back(ParseEpoch(j));
-    } catch (const nlohmann::json::exception& e) {
-      return error(e.what());
-    }
+    if (!j.contains("kind") || j["kind"] != "epoch") continue;
+    if (absl::Status s = CheckEpoch(j); !s.ok()) return error(s.message());
+    run.epochs.push_back(ParseEpoch(j));
   }
   return run;
 }

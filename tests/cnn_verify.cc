@@ -277,9 +277,8 @@ int Run() {
     if (status.ok()) status = json->Commit();
     if (!status.ok()) return FailUsage(status);
   }
-  const bool printed = std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
-  return totals.verdict() == Verdict::kPass && totals.checks() > 0 && printed ? kExitOk
-                                                                              : kExitFailed;
+  const bool passed = totals.verdict() == Verdict::kPass && totals.checks() > 0;
+  return FinishOutput(passed ? kExitOk : kExitFailed);
 }
 
 }  // namespace

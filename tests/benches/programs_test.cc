@@ -98,6 +98,42 @@ TEST(BenchLayers, NamesCountersAndLabelsAreThoseOfTheContract) {
               1, 1e-6);
 }
 
+// The table for people: "/s" stands behind what is named per second, and behind nothing else.
+TEST(BenchPrograms, TheTableHasUnitsWhereTheyBelong) {
+  const ProgramRun layers = RunProgram(
+      kLayers, {"--layers=relu", "--shapes=n2c8h6w6", "--threads=1", "--benchmark_min_time=0.001"});
+  EXPECT_EQ(layers.exit_code, 0) << layers.err;
+  EXPECT_THAT(layers.out, testing::ContainsRegex("bytes_per_second=[0-9.]+[kMG]?/s"));
+  EXPECT_THAT(layers.out, testing::ContainsRegex("roofline_fraction=[0-9.]+[a-z]* "));
+  const ProgramRun models =
+      RunProgram(kModels, {"--models=mobilenetv1", "--batch=2", "--threads=1", "--phases=inference",
+                           "--benchmark_repetitions=2", "--benchmark_min_time=0.001"});
+  EXPECT_EQ(models.exit_code, 0) << models.err;
+  EXPECT_THAT(models.out, testing::ContainsRegex("images_per_second=[0-9.]+[kMG]?/s"));
+  EXPECT_THAT(models.out, testing::ContainsRegex("peak_fraction=[0-9.]+[a-z]* "));
+  for (const ProgramRun* run : {&layers, &models}) {
+    EXPECT_THAT(run->out, testing::Not(testing::ContainsRegex("(gflops|fraction)=[^ ]*/s")));
+    EXPECT_THAT(run->out, testing::Not(HasSubstr("\x1b"))) << "no colours in a file";
+  }
+}
+
+TEST(BenchPrograms, WhatCannotBePrintedIsAFailure) {
+  const auto into_full = [](std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), {"-c", "exec \"$0\" \"$@\" >/dev/full"});
+    return RunProgram("/bin/sh", arguments);
+  };
+  for (const ProgramRun& run :
+       {into_full({kLayers, "--layers=relu", "--shapes=n2c8h6w6", "--threads=1",
+                   "--benchmark_min_time=0.001"}),
+        into_full({kLayers, "--layers=relu", "--shapes=n2c8h6w6", "--benchmark_list_tests"}),
+        into_full({kModels, "--models=mobilenetv1", "--batch=2", "--threads=1",
+                   "--phases=inference", "--benchmark_min_time=0.001",
+                   "--benchmark_format=json"})}) {
+    EXPECT_EQ(run.exit_code, 1);
+    EXPECT_THAT(run.err, HasSubstr("standard output"));
+  }
+}
+
 TEST(BenchLayers, ListsEveryDistinctModelShape) {
   const ProgramRun run = RunProgram(
       kLayers, {"--layers=conv2d,batch_norm2d", "--benchmark_list_tests", "--threads=2"});
@@ -132,6 +168,8 @@ TEST(BenchLayers, BadUsageExitsWith2AndNamesTheFlag) {
       {{"--layers=relu", "--shapes=n1000c1000h1000w1000"}, "--shapes"},
       {{"--impl=fast"}, "--impl"},
       {{"--algorithm=fft"}, "--algorithm"},
+      {{"--algorithm="}, "--algorithm is empty"},
+      {{"--compare_json="}, "--compare_json is empty"},
       {{"--layers=relu", "--algorithm=direct"}, "--algorithm"},
       {{"--threads=none"}, "--threads"},
       {{"--target=neon"}, "--target"},
@@ -371,6 +409,7 @@ TEST(BenchModels, BadUsageExitsWith2AndNamesTheFlag) {
       {{"--memory_limit=1M"}, "at least"},
       {{"--image_size=4"}, "--image_size"},
       {{"--trace=/nonexistent/folder/trace.json"}, "/nonexistent/folder/trace.json"},
+      {{"--trace="}, "--trace is empty"},
       {{"--threads=5000"}, "--threads"},
   };
   for (const auto& [arguments, named] : cases) {

@@ -212,6 +212,46 @@ TEST(FailUsage, PrintsAtMostThreeLines) {
   EXPECT_THAT(testing::internal::GetCapturedStderr(), testing::EndsWith(": a\nb\nc\n"));
 }
 
+// The exit code that `code` becomes with standard output on /dev/full.
+int FinishedWithFullOutput(int code, bool flush_before) {
+  const pid_t child = fork();
+  if (child == 0) {
+    std::freopen("/dev/full", "w", stdout) == nullptr ? _exit(99) : void();
+    std::printf("a result\n");
+    if (flush_before) std::fflush(stdout);
+    _exit(FinishOutput(code));
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+TEST(FinishOutput, WhatCouldNotBePrintedIsAFailure) {
+  EXPECT_EQ(FinishOutput(kExitOk), kExitOk);
+  EXPECT_EQ(FinishOutput(kExitFailed), kExitFailed);
+  for (const bool flush_before : {false, true}) {
+    EXPECT_EQ(FinishedWithFullOutput(kExitOk, flush_before), kExitFailed);
+    EXPECT_EQ(FinishedWithFullOutput(kExitBadUsage, flush_before), kExitBadUsage);
+  }
+}
+
+TEST(RefuseEmpty, FlagsThatWereGivenWithoutAValue) {
+  const auto parse_and_check = [] {
+    char program[] = "program";
+    char empty[] = "--test_text=";
+    char* argv[] = {program, empty, nullptr};
+    int argc = 2;
+    ProgramInfo info;
+    info.name = "cnn-test";
+    ParseProgramFlags(info, &argc, argv);
+    _exit(FailUsage(RefuseEmpty({"test_number", "test_text"})));
+  };
+  // In a child: flags are the process's.
+  EXPECT_EXIT(parse_and_check(), testing::ExitedWithCode(kExitBadUsage),
+              "cnn-test: --test_text is empty");
+  EXPECT_TRUE(RefuseEmpty({"test_number", "test_text"}).ok()) << "not given";
+}
+
 TEST(ParseSize, TakesPowersOf1024) {
   EXPECT_EQ(ParseSize("64").value(), 64);
   EXPECT_EQ(ParseSize("0").value(), 0);

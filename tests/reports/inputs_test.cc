@@ -82,7 +82,19 @@ TEST_F(InputsTest, RunErrorsNameTheFileAndLine) {
   Write("metrics.jsonl", "nonsense\n" + std::string(kEpochs));
   EXPECT_THAT(message(), HasSubstr("metrics.jsonl' line 1"));
   Write("metrics.jsonl", "{\"kind\":\"epoch\"}\n");
-  EXPECT_THAT(message(), HasSubstr("line 1"));
+  EXPECT_THAT(message(), HasSubstr("line 1: epoch is missing"));
+  Write("metrics.jsonl", "{\"kind\":\"epoch\",\"epoch\":1,\"seconds\":\"2\"}\n");
+  EXPECT_THAT(message(), HasSubstr("line 1: seconds is a text, should be a number"));
+}
+
+TEST_F(InputsTest, RunsMayHoldWhatIsOfNoInterest) {
+  Write("config.json", R"({"model": "vgg16", "data": {"kind": 7}})");
+  Write("metrics.jsonl",
+        "{\"kind\":7}\n{\"kind\":\"epoch\",\"epoch\":1,\"train_loss\":null,\"seconds\":2}\n");
+  const auto run = ReadTrainingRun(folder_);
+  ASSERT_TRUE(run.ok()) << run.status();
+  ASSERT_EQ(run->epochs.size(), 1u);
+  EXPECT_EQ(run->epochs[0].seconds, 2);
 }
 
 constexpr char kPeer[] = R"({"schema": "classicnn-peer-1", "peer": "PyTorch 1.13.1",
@@ -108,6 +120,10 @@ TEST_F(InputsTest, PeerErrorsNameTheFile) {
   std::string text = kPeer;
   text.replace(text.find("[0.5]"), 5, "[]");
   EXPECT_THAT(message(Write("b.json", text)), HasSubstr("no times of vgg16"));
+  text.replace(text.find("700"), 3, "\"7\"");
+  EXPECT_EQ(message(Write("c.json", text)),
+            "'" + folder_ +
+                "/c.json': models.vgg16.peer.process_peak_bytes is a text, should be a number");
 }
 
 }  // namespace

@@ -75,13 +75,20 @@ TEST(ResultsTest, RefusesWhatItDidNotWrite) {
   ExpectRefused(R"({"schema": "other"})", "schema");
   nlohmann::json j = MakeResults();
   j["models"]["vgg16"].erase("train_step");
-  ExpectRefused(j.dump(), "train_step");
+  ExpectRefused(j.dump(), "'some/file.json': models.vgg16.train_step is missing");
   j = MakeResults();
   j["models"]["vgg16"]["train_step"]["seconds"]["samples"] = {"soon"};
-  ExpectRefused(j.dump(), "");
+  ExpectRefused(j.dump(),
+                "models.vgg16.train_step.seconds.samples[0] is a text, should be a number");
   j = MakeResults();
   j["models"]["vgg16"]["train_step"]["seconds"]["samples"] = {-1.0};
-  ExpectRefused(j.dump(), "seconds");
+  ExpectRefused(j.dump(), "models.vgg16.train_step.seconds.samples[0] is negative");
+  j = MakeResults();
+  j["build"] = "today";
+  ExpectRefused(j.dump(), "build is a text, should be an object");
+  j = MakeResults();
+  j["machine"]["peaks"][0].erase("fma_flops");
+  ExpectRefused(j.dump(), "machine.peaks[0].fma_flops is missing");
   j = MakeResults();
   j["models"].erase("vgg16");
   ExpectRefused(j.dump(), "vgg16");

@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
 # usage: smoke.sh CNN_REPORT FOLDER   Runs the program as users do: a report, then what it refuses.
+# Writes into FOLDER.XXXXXX, which a failure leaves behind.
 set -euo pipefail
 program="$1"
-folder="$2"
-rm -rf "$folder"
-mkdir -p "$folder"
+folder="$(mktemp -d "$2.XXXXXX")"
 export CLASSICNN_PEAKS_CACHE="$folder/peaks.json"
 
 fail() { echo "smoke: $*" >&2; exit 1; }
@@ -48,6 +47,8 @@ refuse "$folder/bad.json" --baseline="$folder/bad.json"
 refuse "$folder/none.json" --baseline="$folder/none.json"
 refuse "$folder/bad.json" --peer="$folder/bad.json"
 refuse "$folder/none" --runs="$folder/none"
+for flag in runs peer baseline; do refuse "--$flag is empty" "--$flag="; done
+refuse --runs --runs="$folder/none,"
 refuse "$out/results.json" --baseline="$out/results.json" --batch=3 --threads=1
 refuse --image_size --image_size=0
 refuse vgg16 --models=vgg16 --image_size=16
@@ -55,4 +56,12 @@ status=0
 "$program" --quick --models=mobilenetv1 --out=/proc/nowhere 2>"$folder/stderr" || status=$?
 [[ "$status" == 2 ]] || fail "an output folder that cannot be written exited with $status"
 grep -q /proc/nowhere "$folder/stderr" || fail "the output folder is not named"
+# What cannot be printed is an error, though the files are written.
+status=0
+"$program" --quick --models=mobilenetv1 --batch=2 --threads=1 --out="$folder/full" >/dev/full \
+  2>"$folder/stderr" || status=$?
+[[ "$status" == 1 ]] || fail "a full standard output exited with $status, not 1"
+grep -q 'standard output' "$folder/stderr" || fail "not said: $(cat "$folder/stderr")"
+[[ -s "$folder/full/index.html" ]] || fail "a full standard output lost the report"
+rm -rf "$folder"
 echo "smoke: fine"

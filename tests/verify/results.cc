@@ -79,14 +79,18 @@ void Judge(const std::string& tensor, const Array& actual, const Array& expected
          row);
     return;
   }
-  const Comparison comparison = Compare(actual.view(), expected.view(), Tolerance::Exact());
+  // The verdict follows from the norms; elements are held to the same bound for the message.
+  const Comparison comparison = Compare(actual.view(), expected.view(), Tolerance{bound});
   if (comparison.vacuous) {
     Merge(tensor, 0, bound, Verdict::kMistrusted, comparison.message, row);
     return;
   }
   const bool ok = bound > 0 ? comparison.relative_l2 <= bound : comparison.ok;
-  Merge(tensor, comparison.relative_l2, bound, ok ? Verdict::kPass : Verdict::kFail,
-        comparison.message, row);
+  const std::string detail =
+      bound > 0 ? absl::StrFormat("relative L2 error %.3g, bound %.3g; %s", comparison.relative_l2,
+                                  bound, comparison.message)
+                : comparison.message;
+  Merge(tensor, comparison.relative_l2, bound, ok ? Verdict::kPass : Verdict::kFail, detail, row);
 }
 
 void JudgeUnchanged(const std::string& tensor, const Array& actual, const Array& before, Row* row) {

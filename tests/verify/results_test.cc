@@ -57,6 +57,16 @@ TEST(JudgeTest, ZerosProveNothing) {
   EXPECT_EQ(Judged(Vector({0, 0}), Vector({3, 4}), 1e-3).verdict, Verdict::kFail);
 }
 
+TEST(JudgeTest, AFailureCountsElementsByItsOwnBound) {
+  // All four differ, one by more than the bound of 1e-3 allows an element of its size.
+  const Row row = Judged(Vector({5.00001, 4.99999, 6, 5.00001}), Vector({5, 5, 5, 5}), 1e-3);
+  EXPECT_EQ(row.verdict, Verdict::kFail);
+  EXPECT_THAT(row.detail, HasSubstr("1 of 4 elements"));
+  EXPECT_THAT(row.detail, HasSubstr("6, expected 5, bound 0.01"));
+  EXPECT_THAT(row.detail, HasSubstr("relative L2 error 0.1, bound 0.001"));
+  EXPECT_THAT(Judged(Vector({5.00001, 5}), Vector({5, 5}), 0).detail, HasSubstr("1 of 2 elements"));
+}
+
 TEST(JudgeTest, AnotherShapeFails) {
   EXPECT_EQ(Judged(Vector({3, 4, 5}), Vector({3, 4}), 1e-3).verdict, Verdict::kFail);
   Array column(Shape4{2, 1, 1, 1});
