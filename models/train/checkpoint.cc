@@ -47,6 +47,10 @@ void ForEachKey(Position& p, F&& f) {
   f("best_epoch", p.best_epoch);
   f("best_accuracy", p.best_accuracy);
   f("best_loss", p.best_loss);
+  if (p.stop_epoch >= 0) {
+    f("stop_accuracy", p.stop_accuracy);
+    f("stop_loss", p.stop_loss);
+  }
 }
 
 bool BestIsApart(const TrainPosition& position) {
@@ -84,6 +88,7 @@ absl::Status SaveTrainState(const std::string& path, const Graph& graph, const T
   writer.SetMetadata("batches_tracked", absl::StrCat(states.current->batches_tracked));
   writer.SetMetadata("best_batches_tracked",
                      absl::StrCat(BestIsApart(position) ? states.best->batches_tracked : 0));
+  if (position.stop_epoch >= 0) writer.SetMetadata("stop_epoch", ToText(position.stop_epoch));
   ForEachKey(position,
              [&](const char* key, const auto& value) { writer.SetMetadata(key, ToText(value)); });
   TensorStore store;
@@ -122,6 +127,7 @@ absl::StatusOr<TrainPosition> LoadTrainState(const std::string& path, const Grap
           absl::InvalidArgumentError(absl::StrCat(path, ": metadata ", key, " is not a number")));
     }
   };
+  if (file->metadata().count("stop_epoch") > 0) read("stop_epoch", position.stop_epoch);
   ForEachKey(position, read);
   read("updates", updates);
   read("batches_tracked", batches_tracked);

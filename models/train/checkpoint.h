@@ -31,11 +31,20 @@ struct TrainPosition {
   int64_t correct = 0;
   int64_t images = 0;
 
-  // The best evaluation so far: chosen on the test set.
+  // The best evaluation so far: chosen on the test set. Of evaluations that every run with these
+  // flags makes; one that only a limit on the steps caused is kept apart below, so that a run that
+  // goes on beyond its limit ends with the same best weights as one that had none.
   int64_t best_step = -1;
   int64_t best_epoch = -1;
   double best_accuracy = -1;
   double best_loss = 0;
+
+  // The evaluation at a limit on the steps, of the weights at `step`; epoch -1: there was none.
+  int64_t stop_epoch = -1;
+  double stop_accuracy = -1;
+  double stop_loss = 0;
+
+  bool stop_is_best() const { return stop_epoch >= 0 && stop_accuracy > best_accuracy; }
 };
 
 // The states that make up a run. `ema` and `best` may be null.

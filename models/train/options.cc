@@ -113,8 +113,6 @@ absl::StatusOr<TrainOptions> RecipeOptions(absl::string_view recipe, absl::strin
   if (recipe == "accuracy") {
     // Colours are jittered only where there are epochs enough to profit from it.
     if (o.epochs >= 10) o.augment = "crop,flip,jitter";
-    if (model == "mobilenetv1") o.lr = 0.2;  // few weights: little to overfit, a higher rate helps
-    if (model == "vgg16") o.lr = 0.08;       // no shortcuts: a higher rate gets stuck early
   }
   return o;
 }
@@ -132,11 +130,6 @@ absl::Status Resolve(TrainOptions* options) {
     return CheckNumber(flag, v, v >= 0 && v < 1, "at least 0 and below 1");
   };
   const bool adamw = o.optimizer == "adamw";
-  const auto batch_factor = static_cast<double>(o.batch) / 128;
-  // Linear in the batch for SGD, by its root for AdamW, whose steps do not grow with the gradient.
-  if (o.lr < 0 && !std::isnan(o.lr)) {
-    o.lr = adamw ? 1e-3 * std::sqrt(std::max(0.0, batch_factor)) : 0.1 * batch_factor;
-  }
   if (o.weight_decay < 0) o.weight_decay = adamw ? 0.05 : 5e-4;
   if (o.update.empty()) o.update = o.log_gradients ? "after_backward" : "fused";
   if (o.log_gradients && o.log_every == 0) o.log_every = 50;
@@ -146,7 +139,7 @@ absl::Status Resolve(TrainOptions* options) {
   status.Update(CheckWord("recipe", o.recipe, RecipeNames()));
   status.Update(CheckAtLeast("batch", o.batch, 1));
   status.Update(CheckAtLeast("epochs", o.epochs, o.max_steps > 0 ? 0 : 1));
-  status.Update(CheckNumber("lr", o.lr, o.lr > 0, "above 0"));
+  status.Update(CheckNumber("lr", o.lr, o.lr > 0 || o.lr == -1, "above 0"));
   status.Update(ParseSchedule(o.schedule).status());
   status.Update(CheckNumber("warmup_epochs", o.warmup_epochs,
                             o.warmup_epochs >= 0 || o.warmup_epochs == -1, "at least 0"));
@@ -184,6 +177,14 @@ absl::Status Resolve(TrainOptions* options) {
   status.Update(CheckAtLeast("image_size", o.image_size, 1));
   status.Update(CheckAtLeast("num_classes", o.num_classes, 1));
   return status;
+}
+
+double DefaultLr(const TrainOptions& options, int64_t batch) {
+  const double factor = static_cast<double>(batch) / 128;
+  if (options.optimizer == "adamw") return 1e-3 * std::sqrt(factor);
+  if (options.model == "mobilenetv1") return 0.2 * factor;  // few weights: a high rate helps
+  if (options.model == "vgg16") return 0.08 * factor;  // no shortcuts: a high rate gets stuck early
+  return 0.1 * factor;
 }
 
 absl::StatusOr<std::array<double, 3>> ParseChannels(absl::string_view flag, absl::string_view text,

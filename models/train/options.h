@@ -22,7 +22,7 @@ struct TrainOptions {
   std::string recipe = "default";
   int64_t epochs = 10;  // 0: as many as max_steps needs
   int64_t batch = 128;
-  double lr = -1;  // by optimizer, times batch / 128
+  double lr = -1;  // DefaultLr
   std::string schedule = "onecycle";
   double warmup_epochs = -1;  // one-cycle: a quarter of the run; others: none
   double momentum = 0.9;
@@ -59,9 +59,14 @@ const std::vector<std::string>& RecipeNames();
 // model or recipe.
 absl::StatusOr<TrainOptions> RecipeOptions(absl::string_view recipe, absl::string_view model);
 
-// Fills in what is "as the rest suggests", except what the data decides (epochs from max_steps),
-// and checks every value and combination. InvalidArgument names the flag and what is accepted.
+// Fills in what is "as the rest suggests", except what the data decides (epochs from max_steps; the
+// rate, which depends on how many images a step really has), and checks every value and
+// combination. InvalidArgument names the flag and what is accepted.
 absl::Status Resolve(TrainOptions* options);
+
+// The rate of a run that was not told one, whose steps have `batch` images: by model and linear in
+// them for SGD; by their root for AdamW, whose steps do not grow with the gradient.
+double DefaultLr(const TrainOptions& options, int64_t batch);
 
 // Three comma-separated numbers; "measure" gives `measured`. `positive`: each above 0.
 absl::StatusOr<std::array<double, 3>> ParseChannels(absl::string_view flag, absl::string_view text,

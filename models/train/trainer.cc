@@ -75,12 +75,9 @@ absl::StatusOr<TrainOutcome> Trainer::Run(const TrainCallbacks& callbacks) {
   }
   if (resumed_ && !restarted_) {
     // A crash may have come between the state and what is exported from it.
-    best_changed_ = position_.best_step >= 0;
+    position_.stop_epoch = -1;  // the limit was lifted: that evaluation never was
     if (absl::Status s = Export(kLastFile, exported()); !s.ok()) return s;
-    if (best_changed_) {
-      if (absl::Status s = Export(kBestFile, *best_); !s.ok()) return s;
-    }
-    best_changed_ = false;
+    if (absl::Status s = ExportBest(); !s.ok()) return s;
   }
   const auto stop = [&] { return callbacks.stop_requested && callbacks.stop_requested(); };
 
@@ -214,13 +211,16 @@ absl::Status Trainer::DescribeNonFinite(int64_t step, const std::string& what) {
       }
     }
   }
+  // What is saved was checked then: nothing is written over it. Going on from it would end here
+  // again, bit for bit.
   std::error_code error;
   const bool saved = std::filesystem::exists(Path(kStateFile), error);
-  return absl::AbortedError(
-      absl::StrCat("step ", step, ": ", what, " is not finite", where, "\n",
-                   saved ? absl::StrCat("the last good state is still in ", out_)
-                         : absl::StrCat("nothing had been saved in ", out_, " yet"),
-                   "; a lower --lr or a longer --warmup_epochs may help"));
+  return absl::AbortedError(absl::StrCat(
+      "step ", step, ": ", what, " is not finite", where, "\n",
+      saved ? absl::StrCat(out_, " keeps the state and weights saved last, which are finite")
+            : absl::StrCat("nothing had been saved yet: ", out_, " holds ", kConfigFile, " and ",
+                           kMetricsFile, ", but no weights"),
+      "\na lower --lr or a longer --warmup_epochs may help, in another --out folder"));
 }
 
 absl::Status Trainer::EvaluateEpoch(const TrainCallbacks& callbacks, EpochResult* result) {
@@ -248,6 +248,17 @@ absl::Status Trainer::EvaluateEpoch(const TrainCallbacks& callbacks, EpochResult
   }
   result->test_loss = evaluation->loss;
   result->test_accuracy = evaluation->accuracy();
+  // Would a run without a limit on its steps evaluate here, too?
+  const bool epoch_ends = position_.step == result->epoch * steps_per_epoch_;
+  const bool regular = epoch_ends && (result->epoch % options_.eval_every == 0 ||
+                                      position_.step == schedule_.total_steps);
+  if (!regular) {
+    position_.stop_epoch = result->epoch;
+    position_.stop_accuracy = evaluation->accuracy();
+    position_.stop_loss = evaluation->loss;
+    best_changed_ = true;
+    return absl::OkStatus();
+  }
   if (evaluation->accuracy() > position_.best_accuracy) {
     position_.best_accuracy = evaluation->accuracy();
     position_.best_loss = evaluation->loss;
@@ -306,9 +317,17 @@ absl::Status Trainer::Save() {
       SaveTrainState(Path(kStateFile), graph_, {state_.get(), ema_.get(), best_.get()}, position_);
   if (s.ok()) s = KeepStates(out_, position_.step, options_.keep);
   if (s.ok()) s = Export(kLastFile, exported());
-  if (s.ok() && best_changed_) s = Export(kBestFile, *best_);
-  if (s.ok()) best_changed_ = false;
+  if (s.ok() && best_changed_) s = ExportBest();
   return s;
+}
+
+absl::Status Trainer::ExportBest() {
+  best_changed_ = false;
+  if (position_.stop_is_best()) return Export(kBestFile, exported());
+  if (position_.best_step >= 0) return Export(kBestFile, *best_);
+  std::error_code error;
+  std::filesystem::remove(Path(kBestFile), error);  // of a stop before the first evaluation
+  return absl::OkStatus();
 }
 
 absl::Status Trainer::Export(const char* name, const ModelState& state) {

@@ -108,6 +108,7 @@ class Trainer {
   absl::Status LogStep();
   absl::Status LogEpoch(const EpochResult& result);
   absl::Status Save();
+  absl::Status ExportBest();
   absl::Status Export(const char* name, const ModelState& state);
   absl::Status DescribeNonFinite(int64_t step, const std::string& what);
 

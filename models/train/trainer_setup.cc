@@ -115,6 +115,7 @@ absl::Status Trainer::MakePlans() {
                                                    "\" for --warmup_epochs: the run has ",
                                                    options_.epochs, " epochs"));
   }
+  if (options_.lr < 0) options_.lr = DefaultLr(options_, batch_);
   schedule_.kind = *kind;
   schedule_.lr = options_.lr;
   schedule_.total_steps = scheduled;

@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cstdio>
+#include <cstring>
 #include <fstream>
 #include <string>
 #include <thread>
@@ -145,6 +146,9 @@ TEST(CnnTrainTest, BadUsageExitsTwoAndLeavesNothing) {
   refused(Tiny({out, "--data=" + (folder / "none")}), folder / "none");
   refused(Tiny({out, "--init=" + (folder / "none")}), folder / "none");
   refused(Tiny({out, "--memory_limit=3M"}), "--memory_limit");
+  for (const char* flag : {"--init=", "--data=", "--memory_limit=", "--update=", "--out="}) {
+    refused(Tiny({out, flag}), std::string(flag, std::strlen(flag) - 1) + " is empty");
+  }
   refused(Tiny({"--resume"}), "--out");
   refused(Tiny({out, "--resume"}), folder / "new/run");
   folder.Write("file", "");
@@ -177,6 +181,9 @@ TEST(CnnTrainTest, TrainsAndEvaluates) {
   const Result missing = RunEval(folder, {eval[0], "--image=" + (folder / "none.png")});
   EXPECT_EQ(missing.code, 2);
   EXPECT_THAT(missing.err, HasSubstr("none.png"));
+  const Result nameless = RunEval(folder, {eval[0], "--image="});
+  EXPECT_EQ(nameless.code, 2);
+  EXPECT_THAT(nameless.err, HasSubstr("--image is empty"));
 
   const Result again = RunTrain(folder, {"--resume", "--out=" + run});
   EXPECT_EQ(again.code, 0);
@@ -193,6 +200,9 @@ TEST(CnnTrainTest, DivergenceExitsOne) {
                                           "--schedule=constant", "--warmup_epochs=0"}));
   EXPECT_EQ(r.code, 1);
   EXPECT_THAT(r.err, HasSubstr("not finite"));
+  EXPECT_THAT(r.err, HasSubstr("no weights"));
+  EXPECT_TRUE(folder.Has("run/config.json"));
+  EXPECT_FALSE(folder.Has("run/last.safetensors"));
 }
 
 // Interrupted by `number` once training has begun, resumed, equal to an uninterrupted run.

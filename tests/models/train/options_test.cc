@@ -19,7 +19,7 @@ TEST(OptionsTest, RecipesOfAllModelsAreValid) {
       ASSERT_TRUE(options.ok()) << options.status();
       EXPECT_EQ(options->model, model);
       EXPECT_TRUE(Resolve(&*options).ok()) << recipe << " " << model;
-      EXPECT_GT(options->lr, 0);
+      EXPECT_GT(DefaultLr(*options, options->batch), 0);
     }
   }
   EXPECT_FALSE(RecipeOptions("best", "vgg16").ok());
@@ -31,7 +31,13 @@ TEST(OptionsTest, DefaultsFollowOptimizerAndBatch) {
   sgd.model = "vgg16";
   sgd.batch = 256;
   ASSERT_TRUE(Resolve(&sgd).ok());
-  EXPECT_DOUBLE_EQ(sgd.lr, 0.2);
+  EXPECT_EQ(sgd.lr, -1) << "the data may be smaller than a batch";
+  EXPECT_DOUBLE_EQ(DefaultLr(sgd, 256), 0.16);
+  EXPECT_DOUBLE_EQ(DefaultLr(sgd, 32), 0.02);
+  sgd.model = "mobilenetv1";
+  EXPECT_DOUBLE_EQ(DefaultLr(sgd, 128), 0.2);
+  sgd.model = "densenet121";
+  EXPECT_DOUBLE_EQ(DefaultLr(sgd, 128), 0.1);
   EXPECT_DOUBLE_EQ(sgd.weight_decay, 5e-4);
   EXPECT_EQ(sgd.update, "fused");
   TrainOptions adamw;
@@ -39,7 +45,8 @@ TEST(OptionsTest, DefaultsFollowOptimizerAndBatch) {
   adamw.optimizer = "adamw";
   adamw.log_gradients = true;
   ASSERT_TRUE(Resolve(&adamw).ok());
-  EXPECT_DOUBLE_EQ(adamw.lr, 1e-3);
+  EXPECT_DOUBLE_EQ(DefaultLr(adamw, 128), 1e-3);
+  EXPECT_DOUBLE_EQ(DefaultLr(adamw, 32), 5e-4);
   EXPECT_EQ(adamw.update, "after_backward");
   EXPECT_EQ(adamw.log_every, 50);
 }
@@ -61,6 +68,7 @@ TEST(OptionsTest, RefusesBadValuesNamingTheFlag) {
   refused("batch", 0);
   refused("epochs", 0);
   refused("lr", 0.0);
+  refused("lr", -0.5);
   refused("schedule", "linear");
   refused("warmup_epochs", -0.5);
   refused("momentum", 1.0);

@@ -3,9 +3,11 @@
 #include <filesystem>
 #include <functional>
 #include <limits>
+#include <map>
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -115,6 +117,7 @@ TEST(TrainerTest, LearnsTheTrainingImages) {
   options.synthetic_images = 16;
   options.num_classes = 2;
   options.epochs = 12;
+  options.lr = 0.006;
   options.augment = "none";
   Train(options, folder / "run", false, 2, 0, TrainOutcome::kFinished);
   const auto lines = Metrics(folder, "run");
@@ -222,6 +225,65 @@ TEST(TrainerTest, MaxStepsAreAPartOfTheSameRun) {
   EXPECT_EQ(Metrics(folder, "whole"), Metrics(folder, "part"));
 }
 
+// The evaluation where a limit stops a run must not outlive the limit: here no later one is better.
+TEST(TrainerTest, TheBestOfALimitedRunIsForgottenBeyondItsLimit) {
+  TempFolder folder;
+  for (const int64_t eval_every : {1, 2}) {
+    TrainOptions options = Tiny();
+    options.eval_every = eval_every;
+    options.lr = 1e-6;  // the predictions hardly change: equally good all through
+    options.decay_norm_and_bias = true;
+    const std::string whole = absl::StrCat("whole", eval_every);
+    Train(options, folder / whole, false, 2, 0, TrainOutcome::kFinished);
+    for (const int64_t limit : {2, 4, 6}) {
+      const std::string part = absl::StrCat("part", eval_every, "_", limit);
+      options.max_steps = limit;
+      Train(options, folder / part, false, 2, 0, TrainOutcome::kFinished);
+      EXPECT_TRUE(folder.Has(part + "/best.safetensors")) << "of what there is";
+      Train(options, folder / part, true, 2, 0, TrainOutcome::kAlreadyFinished);
+      options.max_steps = 0;
+      // A stop right after it, before any regular evaluation, and on to the end.
+      Train(options, folder / part, true, 2, 1, TrainOutcome::kInterrupted);
+      Train(options, folder / part, true, 2, 0, TrainOutcome::kFinished);
+      for (const char* name : {kStateFile, kLastFile, kBestFile}) {
+        EXPECT_TRUE(folder.Read(whole + "/" + name) == folder.Read(part + "/" + name))
+            << name << ", evaluated every " << eval_every << ", limit " << limit;
+      }
+    }
+  }
+}
+
+TEST(TrainerTest, ALimitedRunExportsTheBestOfItsEvaluations) {
+  TempFolder folder;
+  TrainOptions options = Tiny();
+  options.max_steps = 2;  // within the first epoch: the only evaluation is that at the limit
+  Context ctx(2);
+  {
+    auto trainer = Create(options, folder / "run", false, ctx);
+    ASSERT_TRUE(trainer.ok()) << trainer.status();
+    ASSERT_TRUE((*trainer)->Run({}).ok());
+    EXPECT_TRUE((*trainer)->position().stop_is_best());
+  }
+  // Metadata apart (best says what it was chosen on) the same weights.
+  const auto best = SafetensorsFile::Open(folder / "run/best.safetensors");
+  const auto last = SafetensorsFile::Open(folder / "run/last.safetensors");
+  ASSERT_TRUE(best.ok() && last.ok());
+  for (const auto& entry : last->entries()) {
+    if (entry.dtype != DType::kF32) continue;
+    EXPECT_EQ(best->ReadFloats(entry.name, entry.shape).value(),
+              last->ReadFloats(entry.name, entry.shape).value())
+        << entry.name;
+  }
+  // Known after a restart, too; and gone once the run goes on.
+  auto again = Create(options, folder / "run", true, ctx);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_TRUE((*again)->position().stop_is_best());
+  EXPECT_EQ((*again)->position().stop_epoch, 1);
+  options.max_steps = 0;
+  Train(options, folder / "run", true, 2, 1, TrainOutcome::kInterrupted);
+  EXPECT_FALSE(folder.Has("run/best.safetensors")) << "nothing was evaluated as a whole run would";
+}
+
 TEST(TrainerTest, MaxStepsAloneDecideTheEpochs) {
   TempFolder folder;
   TrainOptions options = Tiny();
@@ -242,6 +304,7 @@ TEST(TrainerTest, DataSmallerThanABatchIsTheBatch) {
   auto trainer = Create(options, folder / "run", false, ctx);
   ASSERT_TRUE(trainer.ok()) << trainer.status();
   EXPECT_EQ((*trainer)->batch(), 35);
+  EXPECT_DOUBLE_EQ((*trainer)->options().lr, DefaultLr(options, 35)) << "as small as the steps are";
   EXPECT_EQ((*trainer)->steps_per_epoch(), 1);
 }
 
@@ -289,7 +352,37 @@ TEST(TrainerTest, StopsWhereTheLossIsNotFinite) {
   ASSERT_TRUE(absl::IsAborted(outcome.status())) << outcome.status();
   EXPECT_THAT(std::string(outcome.status().message()), HasSubstr("step "));
   EXPECT_THAT(std::string(outcome.status().message()), HasSubstr("first in "));
-  EXPECT_FALSE(folder.Has("run/last.safetensors"));
+  EXPECT_THAT(std::string(outcome.status().message()), HasSubstr("no weights"));
+  for (const auto& entry : std::filesystem::directory_iterator(folder / "run")) {
+    EXPECT_THAT(entry.path().filename().string(), ::testing::AnyOf("config.json", "metrics.jsonl"));
+  }
+}
+
+TEST(TrainerTest, WhatWasSavedOutlivesALossThatIsNotFinite) {
+  TempFolder folder;
+  TrainOptions options = Tiny();
+  options.lr = 1e25;  // huge weights after the first step, no finite loss in the second
+  options.warmup_epochs = 0;
+  options.schedule = "constant";
+  options.save_every = 1;
+  std::map<std::string, std::string> kept;
+  for (const bool resume : {false, true}) {
+    Context ctx(2);
+    auto trainer = Create(options, folder / "run", resume, ctx);
+    ASSERT_TRUE(trainer.ok()) << trainer.status();
+    EXPECT_EQ((*trainer)->position().step, resume ? 1 : 0);
+    const auto outcome = (*trainer)->Run({});
+    ASSERT_TRUE(absl::IsAborted(outcome.status())) << outcome.status();
+    const std::string message(outcome.status().message());
+    EXPECT_THAT(message, HasSubstr("step 2: "));
+    EXPECT_THAT(message, HasSubstr((folder / "run") + " keeps"));
+    for (const char* name : {kStateFile, kLastFile}) {
+      const std::string contents = folder.Read(std::string("run/") + name);
+      EXPECT_GT(contents.size(), 1000u) << name;
+      EXPECT_TRUE(!resume || contents == kept[name]) << name;
+      kept[name] = contents;
+    }
+  }
 }
 
 TEST(TrainerTest, ARefusedRunLeavesNothingBehind) {
