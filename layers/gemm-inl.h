@@ -13,6 +13,7 @@
 
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
+#include "layers/channel_rows.h"
 #include "layers/gemm.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -62,7 +63,7 @@ struct GemmSums {
   }
   // store.Row(row, sum0, sum1) for each row.
   template <typename Store>
-  HWY_INLINE void ForEachRow(const Store& store) const {
+  HWY_INLINE void ForEachRow(Store&& store) const {
     before.ForEachRow(store);
     store.Row(kRows - 1, sum0, sum1);
   }
@@ -75,7 +76,7 @@ struct GemmSums<0, kVectors> {
                           GemmVec /*b1*/) {}
   HWY_INLINE void AddColumn(const float* /*a*/, GemmVec /*b0*/, GemmVec /*b1*/) {}
   template <typename Store>
-  HWY_INLINE void ForEachRow(const Store& /*store*/) const {}
+  HWY_INLINE void ForEachRow(Store&& /*store*/) const {}
 };
 
 // Where the rows of a block go: by a pointer each, or at a fixed distance.
@@ -150,7 +151,105 @@ HWY_INLINE void GemmFinish(const GemmSums<kRows, kVectors>& sums, int64_t column
   GemmStorePartial(buffer, width, kRows, columns, accumulate, row_of);
 }
 
+// GradientEpilogue for whole vectors. Without relu every lane passes; without a gain it is one.
+template <int kVectors>
+struct GemmGradientStore {
+  HWY_INLINE GemmGradientStore(const GemmBlock& block, const GemmEpilogue& epilogue,
+                               int64_t column_)
+      : out(block.out), x(block.x), column(column_), accumulate(epilogue.accumulate) {
+    const GemmTag d;
+    const GradientEpilogue<float>& e = *epilogue.gradient;
+    add = e.gain != nullptr && e.add;
+    for (int v = 0; v < kVectors; ++v) {
+      const int64_t c = column + v * static_cast<int64_t>(hn::Lanes(d));
+      scale[v] = e.relu ? hn::LoadU(d, e.scale + c) : hn::Zero(d);
+      shift[v] = e.relu ? hn::LoadU(d, e.shift + c) : hn::Set(d, 1.0f);
+      mean[v] = hn::LoadU(d, e.mean + c);
+      gain[v] = e.gain != nullptr ? hn::LoadU(d, e.gain + c) : hn::Set(d, 1.0f);
+      sum_g[v] = hn::LoadU(d, epilogue.sum_g + c);
+      sum_gx[v] = hn::LoadU(d, epilogue.sum_gx + c);
+    }
+  }
+  HWY_INLINE void Row(int row, GemmVec sum0, GemmVec sum1) {
+    Vector(row, 0, sum0);
+    if (kVectors == 2) Vector(row, 1, sum1);
+  }
+  HWY_INLINE void Vector(int row, int v, GemmVec da) {
+    const GemmTag d;
+    const int64_t c = column + v * static_cast<int64_t>(hn::Lanes(d));
+    float* HWY_RESTRICT to = out[row] + c;
+    const GemmVec value = hn::LoadU(d, x[row] + c);
+    if (accumulate) da = hn::Add(da, hn::LoadU(d, to));
+    const auto pass = hn::Gt(hn::MulAdd(value, scale[v], shift[v]), hn::Zero(d));
+    const GemmVec g = hn::IfThenElseZero(pass, da);
+    sum_g[v] = hn::Add(sum_g[v], g);
+    sum_gx[v] = hn::MulAdd(g, hn::Sub(value, mean[v]), sum_gx[v]);
+    hn::StoreU(add ? hn::MulAdd(g, gain[v], hn::LoadU(d, to)) : hn::Mul(g, gain[v]), d, to);
+  }
+  HWY_INLINE void StoreSums(const GemmEpilogue& epilogue) const {
+    const GemmTag d;
+    for (int v = 0; v < kVectors; ++v) {
+      const int64_t c = column + v * static_cast<int64_t>(hn::Lanes(d));
+      hn::StoreU(sum_g[v], d, epilogue.sum_g + c);
+      hn::StoreU(sum_gx[v], d, epilogue.sum_gx + c);
+    }
+  }
+
+  float* const* HWY_RESTRICT out;
+  const float* const* HWY_RESTRICT x;
+  int64_t column;
+  bool accumulate;
+  bool add;
+  GemmVec scale[kVectors], shift[kVectors], mean[kVectors], gain[kVectors];
+  GemmVec sum_g[kVectors], sum_gx[kVectors];
+};
+
+// The same for rows whose last vector is partial, from a spilled buffer.
+static HWY_NOINLINE void GemmGradientPartial(float* HWY_RESTRICT sums, int64_t width,
+                                             const GemmBlock& block, int64_t column,
+                                             int64_t columns, const GemmEpilogue& epilogue) {
+  for (int64_t i = 0; i < block.rows; ++i) {
+    float* const out = block.out[i] + column;
+    float* const da = sums + i * width;
+    if (epilogue.accumulate) {
+      for (int64_t j = 0; j < columns; ++j) da[j] += out[j];
+    }
+    GradientEpilogueRows(*epilogue.gradient, column, da, width, block.x[i] + column, 1, columns,
+                         out, columns, epilogue.sum_g + column, epilogue.sum_gx + column);
+  }
+}
+
+template <int kRows, int kVectors>
+HWY_INLINE void GemmFinishGradient(const GemmSums<kRows, kVectors>& sums, const GemmBlock& block,
+                                   int64_t column, int64_t columns, const GemmEpilogue& epilogue) {
+  const GemmTag d;
+  const int64_t width = kVectors * static_cast<int64_t>(hn::Lanes(d));
+  if (HWY_LIKELY(columns == width)) {
+    GemmGradientStore<kVectors> store(block, epilogue, column);
+    sums.ForEachRow(store);
+    store.StoreSums(epilogue);
+    return;
+  }
+  HWY_ALIGN float buffer[kRows * kVectors * hn::MaxLanes(d)];
+  sums.ForEachRow(GemmSpill<kVectors>{buffer});
+  GemmGradientPartial(buffer, width, block, column, columns, epilogue);
+}
+
 inline constexpr int64_t kLineFloats = 16;  // of a cache line
+
+// Lines of a panel's columns that a block's epilogue will read. Not those that are overwritten as
+// a whole: such stores wait for nothing, and fetching what they replace costs bandwidth.
+static HWY_INLINE void PrefetchOperands(const GemmBlock& block, int64_t column, int64_t columns,
+                                        const GemmEpilogue& epilogue) {
+  const bool reads_out =
+      epilogue.accumulate || (epilogue.gradient != nullptr && epilogue.gradient->add);
+  for (int64_t row = 0; row < block.rows; ++row) {
+    for (int64_t j = 0; j < columns; j += kLineFloats) {
+      if (reads_out) hwy::Prefetch(block.out[row] + column + j);
+      if (epilogue.gradient != nullptr) hwy::Prefetch(block.x[row] + column + j);
+    }
+  }
+}
 
 // `next`: the block after this one, or null.
 template <int kRows, int kVectors>
@@ -159,11 +258,10 @@ HWY_NOINLINE void GemmKernel(const GemmBlock& block, const GemmBlock* next, int6
                              const GemmEpilogue& epilogue, const GemmPrefetch& prefetch) {
   const GemmTag d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  if (epilogue.accumulate && next != nullptr) {
-    for (int64_t row = 0; row < next->rows; ++row) {
-      hwy::Prefetch(next->out[row] + first_column);
-      if (columns > kLineFloats) hwy::Prefetch(next->out[row] + first_column + kLineFloats);
-    }
+  if (next != nullptr) {
+    PrefetchOperands(*next, first_column, columns, epilogue);
+  } else if (prefetch.first != nullptr) {
+    PrefetchOperands(*prefetch.first, first_column + columns, columns, epilogue);
   }
   GemmSums<kRows, kVectors> sums;
   if (epilogue.bias == nullptr) {
@@ -191,6 +289,10 @@ HWY_NOINLINE void GemmKernel(const GemmBlock& block, const GemmBlock* next, int6
         sums.AddRows(a, i, b0, kVectors == 2 ? hn::Load(d, b + lanes) : b0);
       }
     }
+  }
+  if (epilogue.gradient != nullptr) {
+    GemmFinishGradient(sums, block, first_column, columns, epilogue);
+    return;
   }
   GemmFinish(sums, columns, epilogue.accumulate, GemmRowPointers{block.out, first_column});
 }

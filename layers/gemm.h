@@ -13,6 +13,7 @@
 
 #include <cstdint>
 
+#include "layers/fusion.h"
 #include "layers/prefetch_queue.h"
 
 namespace classicnn {
@@ -57,18 +58,27 @@ struct GemmBlock {
   const float* const* a = nullptr;   // [segments][rows], each to `depth` values
   const int32_t* segment = nullptr;  // [segments], ascending: which segment of the panel it meets
   float* const* out = nullptr;       // [rows], column 0 of all panels
+  const float* const* x = nullptr;   // [rows], the pixels of GemmEpilogue::gradient->x, likewise
 };
 
 // What is done to a block of sums as it is written.
 struct GemmEpilogue {
   const float* bias = nullptr;  // [all columns], or null
   bool accumulate = false;      // out += instead of out =
+  // What GradientEpilogue says, or null. Adds to the sums, which are for all columns as its arrays
+  // are.
+  const GradientEpilogue<float>* gradient = nullptr;
+  float* sum_g = nullptr;
+  float* sum_gx = nullptr;
 };
 
 // What is fetched while products are computed.
 struct GemmPrefetch {
   // Each block's rows of A during the block before; worth it for the first panel that meets them.
   bool next_rows = false;
+  // The block that meets the next panel after the last of these has met this one, or null. What
+  // epilogues read is always fetched a block ahead.
+  const GemmBlock* first = nullptr;
   // Whatever else; or null.
   PrefetchQueue* queue = nullptr;
 };

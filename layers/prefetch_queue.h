@@ -18,7 +18,7 @@ class PrefetchQueue {
     line_ = row_end_ = nullptr;
     rows_left_ = 0;
   }
-  // `rows` runs of `floats`, `stride` floats apart. No more than kMaxBlocks blocks.
+  // `rows` runs of `floats`, `stride` floats apart, no more than kMaxBlocks of these blocks.
   void Add(const float* data, int64_t floats, int64_t stride, int64_t rows) {
     if (floats <= 0 || rows <= 0) return;
     blocks_[count_++] = {data, floats, stride, rows};

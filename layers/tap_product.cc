@@ -14,19 +14,6 @@ int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 using Cut = TapProductCut;
 
-TapProductSize SizeOf(const TapProduct& p) {
-  return {p.in.n,
-          p.h,
-          p.w,
-          p.in.h,
-          p.in.w,
-          p.num_taps,
-          p.in.c,
-          p.out.c,
-          p.activation.active() || p.gradient.active(),
-          p.gradient_epilogue.active()};
-}
-
 // Whether every row of the product reads one pixel of the input, its own.
 bool ReadsOwnPixels(const TapProduct& p) {
   return p.num_taps == 1 && p.taps[0].h == 0 && p.taps[0].w == 0 &&
@@ -99,63 +86,32 @@ struct PanelOfTile {
   int64_t columns;
 };
 
-// Whether sums go through scratch before the epilogue. Where they are added to what is there, the
-// GEMM does so in place.
-bool ThroughScratch(const TapProduct& p) {
-  return p.gradient_epilogue.active() && !p.epilogue.accumulate;
-}
-
-void MultiplyPanel(const TapProduct& p, int64_t depth, const PanelOfTile& t, int64_t out_stride,
-                   const GemmPrefetch& prefetch) {
-  if (!ThroughScratch(p)) {
-    GemmMultiply(t.scratch.blocks, t.num_blocks, depth, t.panel, t.column, t.columns, p.epilogue,
-                 prefetch);
-    return;
-  }
-  for (int64_t i = 0; i < t.tile.rows; ++i) t.scratch.out[i] = t.scratch.panel + i * out_stride;
-  GemmMultiply(t.scratch.blocks, t.num_blocks, depth, t.panel, 0, t.columns, {}, prefetch);
-}
-
-// What the epilogue of a panel will read.
-void PrefetchEpilogue(const TapProduct& p, const PanelOfTile& t, PrefetchQueue* queue) {
-  if (!p.gradient_epilogue.active() || p.out_step != 1 || t.tile.by_position) return;
-  const View<const float>& x = p.gradient_epilogue.x;
-  queue->Add(x.Pixel(t.tile.begin) + t.column, t.columns, x.pixel_stride, t.tile.rows);
-  if (p.gradient_epilogue.add) {
-    queue->Add(p.out.Pixel(t.tile.begin) + t.column, t.columns, p.out.pixel_stride, t.tile.rows);
-  }
-}
-
-void FinishPanel(const TapProduct& p, const PanelOfTile& t, int64_t piece, int64_t scratch_stride,
-                 bool first_tile) {
-  if (p.moments != nullptr) {
-    const MomentPieces& m = *p.moments;
-    t.tile.ForEachOutputRun(p, [&](int64_t row, int64_t count, int64_t pixel, int64_t step) {
-      const float* const y = p.out.Pixel(pixel) + t.column;
-      const int64_t stride = step * p.out.pixel_stride;
-      if (first_tile && row == 0) m.Begin(piece, t.column, t.columns, y, stride, count);
-      AddMomentRows(y, stride, count, t.columns, m.center(piece) + t.column,
-                    m.sum(piece) + t.column, m.sum_of_squares(piece) + t.column);
-    });
-  }
-  if (p.gradient_epilogue.active()) {
-    const GradientSumPieces& sums = *p.gradient_sums;
-    if (first_tile) sums.Clear(piece, t.column, t.columns);
-    const bool scratch = ThroughScratch(p);
-    GradientEpilogue<float> epilogue = p.gradient_epilogue;
-    t.tile.ForEachOutputRun(p, [&](int64_t row, int64_t count, int64_t pixel, int64_t step) {
-      float* const dx = p.out.Pixel(pixel) + t.column;
-      const int64_t stride = step * p.out.pixel_stride;
-      epilogue.x.pixel_stride = step * p.gradient_epilogue.x.pixel_stride;
-      GradientEpilogueRows(
-          epilogue, t.column, scratch ? t.scratch.panel + row * scratch_stride : dx,
-          scratch ? scratch_stride : stride, p.gradient_epilogue.x.Pixel(pixel) + t.column, count,
-          t.columns, dx, stride, sums.sum_g(piece) + t.column, sums.sum_gx(piece) + t.column);
-    });
-  }
+// The statistics of a panel that was just written.
+void AddMoments(const TapProduct& p, const PanelOfTile& t, int64_t piece, bool first_tile) {
+  const MomentPieces& m = *p.moments;
+  t.tile.ForEachOutputRun(p, [&](int64_t row, int64_t count, int64_t pixel, int64_t step) {
+    const float* const y = p.out.Pixel(pixel) + t.column;
+    const int64_t stride = step * p.out.pixel_stride;
+    if (first_tile && row == 0) m.Begin(piece, t.column, t.columns, y, stride, count);
+    AddMomentRows(y, stride, count, t.columns, m.center(piece) + t.column, m.sum(piece) + t.column,
+                  m.sum_of_squares(piece) + t.column);
+  });
 }
 
 }  // namespace
+
+TapProductSize SizeOf(const TapProduct& p) {
+  return {p.in.n,
+          p.h,
+          p.w,
+          p.in.h,
+          p.in.w,
+          p.num_taps,
+          p.in.c,
+          p.out.c,
+          p.activation.active() || p.gradient.active(),
+          p.gradient_epilogue.active()};
+}
 
 size_t TapProductWorkspaceBytes(const TapProductSize& size, int num_threads) {
   size_t input_bytes = 0;
@@ -243,6 +199,15 @@ void RunTapProduct(const char* zone, const TapProduct& p, Workspace workspace, C
     Workspace own{scratch + static_cast<size_t>(worker) * scratch_bytes, scratch_bytes};
     const TapTileScratch tables(cut, &own);
     const int64_t piece = p.first_piece + run;
+    GemmEpilogue epilogue = p.epilogue;
+    if (p.gradient_epilogue.active()) {
+      const int64_t first_column = first_panel * width;
+      p.gradient_sums->Clear(piece, first_column,
+                             std::min(columns, (last_panel + 1) * width) - first_column);
+      epilogue.gradient = &p.gradient_epilogue;
+      epilogue.sum_g = p.gradient_sums->sum_g(piece);
+      epilogue.sum_gx = p.gradient_sums->sum_gx(piece);
+    }
     int64_t pixels = 0;
     for (int64_t t = cut.FirstTile(run); t < cut.FirstTile(run + 1); ++t) {
       const TapTile tile(p, cut, t);
@@ -271,14 +236,15 @@ void RunTapProduct(const char* zone, const TapProduct& p, Workspace workspace, C
             panel * width, std::min(width, columns - panel * width)};
         PrefetchQueue queue;
         queue.Clear();
-        PrefetchEpilogue(p, part, &queue);
         const int64_t panels = last_panel - first_panel + 1;
         PrefetchRows(p, next_begin + next_rows * (panel - first_panel) / panels,
                      next_begin + next_rows * (panel + 1 - first_panel) / panels, &queue);
         queue.SpreadOver(num_blocks * GemmPrefetchSteps(depth));
-        MultiplyPanel(p, depth, part, width,
-                      {panel == first_panel && input != TapInput::kTile, &queue});
-        FinishPanel(p, part, piece, width, t == cut.FirstTile(run));
+        GemmMultiply(tables.blocks, num_blocks, depth, part.panel, part.column, part.columns,
+                     epilogue,
+                     {panel == first_panel && input != TapInput::kTile,
+                      panel == last_panel ? nullptr : tables.blocks, &queue});
+        if (p.moments != nullptr) AddMoments(p, part, piece, t == cut.FirstTile(run));
       }
     }
     if (p.moments != nullptr && group == 0) p.moments->pixels(piece) = pixels;

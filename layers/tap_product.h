@@ -68,7 +68,9 @@ struct TapProductSize {
   bool gradient_epilogue = false;
 };
 
-// Whether products of this size can have a prologue.
+TapProductSize SizeOf(const TapProduct& product);
+// Whether products of this size can have a prologue: those of one tap, the pixel itself, and small
+// images.
 bool TapProductTakesPrologue(const TapProductSize& size);
 // How many pieces have sums of their own.
 int64_t TapProductPieces(const TapProductSize& size);

@@ -49,8 +49,9 @@ class RowCursor {
     const int64_t w = j_ * p_.in_step;
     return {source_.data + n_ * source_.image_step + (h * p_.in.w + w) * source_.pixel_step, h, w};
   }
-  float* out() const {
-    return p_.out.Pixel(n_, p_.first_h + i_ * p_.out_step, p_.first_w + j_ * p_.out_step);
+  int64_t out_pixel() const {
+    return (n_ * p_.out.h + p_.first_h + i_ * p_.out_step) * p_.out.w + p_.first_w +
+           j_ * p_.out_step;
   }
   void Next() {
     if (tile_.by_position) {
@@ -89,6 +90,10 @@ bool InsideForAllTaps(const TapProduct& p, const Window& window, const Row* rows
   return inside;
 }
 
+const float* const* XRows(const TapProduct& p, const TapTileScratch& s, int64_t first) {
+  return p.gradient_epilogue.active() ? s.x + first : nullptr;
+}
+
 }  // namespace
 
 TapProductCut::TapProductCut(const TapProductSize& size)
@@ -97,7 +102,7 @@ TapProductCut::TapProductCut(const TapProductSize& size)
       max_gathered(uses_tap_runs ? size.num_taps * size.in_channels : 0),
       input(TapInput::kInPlace),
       copy_stride(DivideUp(size.in_channels, 16) * 16 + 16),
-      panel_scratch(size.gradient_epilogue) {
+      gradient_epilogue(size.gradient_epilogue) {
   const int64_t num_panels = ActiveGemmGeometry().num_panels(size.out_channels);
   const int64_t in_pixels = size.in_h * size.in_w;
   const int64_t image_floats = size.images * in_pixels * copy_stride;
@@ -154,13 +159,19 @@ int64_t FillRowTile(const TapProduct& p, const TapTile& tile, const float* rows,
       s.a[i] = rows + i * row_stride;
       s.out[i] = out;
     }
+    if (!p.gradient_epilogue.active()) return;
+    const float* x = p.gradient_epilogue.x.Pixel(pixel);
+    for (int64_t i = first; i < first + count;
+         ++i, x += step * p.gradient_epilogue.x.pixel_stride) {
+      s.x[i] = x;
+    }
   });
   s.segment[0] = 0;
   const int64_t num_blocks = DivideUp(tile.rows, block_rows);
   for (int64_t b = 0; b < num_blocks; ++b) {
     const int64_t first = tile.rows * b / num_blocks;
     const int64_t count = tile.rows * (b + 1) / num_blocks - first;
-    s.blocks[b] = {count, 1, s.a + first, s.segment, s.out + first};
+    s.blocks[b] = {count, 1, s.a + first, s.segment, s.out + first, XRows(p, s, first)};
   }
   return num_blocks;
 }
@@ -182,9 +193,11 @@ int64_t FillTapTile(const TapProduct& p, const TapSource& source, const TapProdu
     Row block[kGemmMaxRows];
     for (int64_t i = 0; i < count; ++i, cursor.Next()) {
       block[i] = cursor.row();
-      s.out[first + i] = cursor.out();
+      const int64_t pixel = cursor.out_pixel();
+      s.out[first + i] = p.out.Pixel(pixel);
+      if (p.gradient_epilogue.active()) s.x[first + i] = p.gradient_epilogue.x.Pixel(pixel);
     }
-    s.blocks[b] = {count, 0, a, segment, s.out + first};
+    s.blocks[b] = {count, 0, a, segment, s.out + first, XRows(p, s, first)};
     if (cut.uses_tap_runs) {
       const int64_t depth = runs.length * p.in.c;
       for (int64_t t = 0; t < p.num_taps; t += runs.length) {

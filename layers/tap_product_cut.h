@@ -33,14 +33,13 @@ struct TapProductCut {
   static constexpr int64_t kMaxTileRows = 224;  // 16 register blocks of 14
   static constexpr int64_t kMinTileRows = 56;
   static constexpr int64_t kTileBytes = 256 << 10;
-  static constexpr int64_t kScratchBytes = 128 << 10;  // of a tile's rows where they are copied
-  static constexpr int64_t kPieces = 64;               // as many as threads should find work
+  static constexpr int64_t kScratchBytes = 64 << 10;  // of a tile's rows where they are copied
+  static constexpr int64_t kPieces = 64;              // as many as threads should find work
   static constexpr int64_t kMaxRuns = 128;     // of tiles: each leaves sums of its own to be merged
   static constexpr int64_t kMinBlockRows = 6;  // smallest register block over all targets
   static constexpr int64_t kMaxPixelsByPosition = 64;
   static constexpr int64_t kMinImagesByPosition = 8;
   static constexpr int64_t kMaxCopyBytes = 8 << 20;
-  static constexpr int64_t kPanelColumns = 2 * kGemmMaxLanes;  // largest over all targets
 
   explicit TapProductCut(const TapProductSize& size);
 
@@ -54,8 +53,8 @@ struct TapProductCut {
                         // the sets of a cache
   int64_t copy_floats = 0;  // of kRows and kByPosition
   int64_t tile_floats = 0;  // of kTile, for each worker
-  bool panel_scratch;       // for a panel's sums before their epilogue
-  int64_t tile_rows;        // at most
+  bool gradient_epilogue;
+  int64_t tile_rows;  // at most
   int64_t tiles;
   int64_t tile_blocks;  // at most
   int64_t runs;         // of tiles
@@ -71,7 +70,7 @@ struct TapTileScratch {
         segment(workspace->Take<int32_t>(cut.tile_blocks * cut.num_taps)),
         gathered(workspace->Take<float>(cut.tile_rows * cut.max_gathered)),
         rows(workspace->Take<float>(cut.tile_floats)),
-        panel(workspace->Take<float>(PanelFloats(cut))) {}
+        x(workspace->Take<const float*>(cut.gradient_epilogue ? cut.tile_rows : 0)) {}
 
   static size_t Bytes(const TapProductCut& cut) {
     return Workspace::BytesFor<GemmBlock>(cut.tile_blocks) +
@@ -80,10 +79,7 @@ struct TapTileScratch {
            Workspace::BytesFor<int32_t>(cut.tile_blocks * cut.num_taps) +
            Workspace::BytesFor<float>(cut.tile_rows * cut.max_gathered) +
            Workspace::BytesFor<float>(cut.tile_floats) +
-           Workspace::BytesFor<float>(PanelFloats(cut));
-  }
-  static int64_t PanelFloats(const TapProductCut& cut) {
-    return cut.panel_scratch ? cut.tile_rows * TapProductCut::kPanelColumns : 0;
+           Workspace::BytesFor<const float*>(cut.gradient_epilogue ? cut.tile_rows : 0);
   }
 
   GemmBlock* blocks;
@@ -92,7 +88,7 @@ struct TapTileScratch {
   int32_t* segment;
   float* gathered;
   float* rows;
-  float* panel;
+  const float** x;  // with a gradient epilogue: where its x is for each row
 };
 
 // Rows of a product as pixels of an image tensor: row (n, i, j) of the lattice is the pixel

@@ -302,6 +302,11 @@ void ReducePart(const TapReduction& r, const Cut& cut, const TapRuns& runs, cons
 
 }  // namespace
 
+bool TapReductionTakesActivation(const TapReductionSize& size) {
+  return size.num_taps == 1 ||
+         (!UsesTapRuns(size.num_taps, size.in_channels) && Cut(size, 1).tap_parts == 1);
+}
+
 size_t TapReductionWorkspaceBytes(const TapReductionSize& size, int num_threads) {
   // The scratch of runs of taps is no larger.
   const Cut cut(size, 1);

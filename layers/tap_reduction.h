@@ -29,7 +29,7 @@ struct TapReduction {
   int64_t num_taps = 0;
   float* out = nullptr;  // taps follow each other: t.weights == t * in.c * out_stride
   int64_t out_stride = 0;
-  ActivationPrologue<float> activation;  // of in; not with taps of few channels (UsesTapRuns)
+  ActivationPrologue<float> activation;  // of in, where TapReductionTakesActivation
   GradientPrologue<float> gradient;      // of grad
 };
 
@@ -49,6 +49,9 @@ struct TapReductionSize {
   bool gradient = false;
 };
 
+// Not with taps of few channels, nor where parts of the taps would each have to transform the same
+// pixels.
+bool TapReductionTakesActivation(const TapReductionSize& size);
 size_t TapReductionWorkspaceBytes(const TapReductionSize& size, int num_threads);
 // `zone` is a string literal.
 void RunTapReduction(const char* zone, const TapReduction& reduction, Workspace workspace,

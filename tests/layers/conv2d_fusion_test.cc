@@ -289,12 +289,14 @@ const char* const kShapes[] = {
     "n3c64h17w16k48r1s1p0",
     "n1c130h9w9k70r1s1p0",
     "n33c40h2w2k24r1s1p0",
+    "n29c5h32w32k6r1s1p0",  // several tiles a piece
     // direct: stride, 5 x 5, few channels, small images
     "n1c33h5w5k16r3s1p1",
     "n17c8h2w2k10r3s1p1",
     "n2c5h11w9k7r5s1p2",
     "n2c9h9w10k17r3s2p1",
     "n2c12h8w8k32r1s2p0",
+    "n9c20h15w9k40r1s2p0",
     "n20c3h8w8k16r3s1p1",
     "n2c8h6w6k12r3s1p1g2",
     "n4c16h16w16k32r5s1p2",
