@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -82,13 +83,17 @@ absl::StatusOr<ModelCase> MakeModelCase(const std::string& model, const ModelOpt
                                         bool training, int64_t batch, uint64_t seed) {
   absl::StatusOr<Graph> graph = BuildModel(model, options);
   if (!graph.ok()) return graph.status();
+  return MakeGraphCase(*std::move(graph), training, batch, seed);
+}
+
+ModelCase MakeGraphCase(Graph graph, bool training, int64_t batch, uint64_t seed) {
   ModelCase c;
-  c.graph = *std::move(graph);
+  c.graph = std::move(graph);
   c.training = training;
   c.batch = batch;
   c.dropout_seed = seed;
   auto state = ModelState::Create(c.graph, Optimizer::kSgd, nullptr);
-  if (!state.ok()) return state.status();
+  CNN_CHECK(state.ok(), state.status().ToString());
   c.state = *std::move(state);
   c.state->Initialize(c.graph, seed);
   for (size_t i = 0; i < c.graph.parameters().size(); ++i) {

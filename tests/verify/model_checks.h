@@ -46,6 +46,8 @@ struct ModelCase {
 // in eval mode the running statistics fit the network's activations.
 absl::StatusOr<ModelCase> MakeModelCase(const std::string& model, const ModelOptions& options,
                                         bool training, int64_t batch, uint64_t seed);
+// The same for any graph.
+ModelCase MakeGraphCase(Graph graph, bool training, int64_t batch, uint64_t seed);
 std::unique_ptr<ModelState> CloneState(const Graph& graph, const ModelState& state);
 
 // What one pass, forward, backward and update, leaves behind. Names: "logits", "loss",
@@ -63,7 +65,12 @@ Row CompareModel(const std::string& what, const std::string& impl, const ModelCa
                  const Arrays& actual, const Arrays& expected, const ModelBounds& model_bounds,
                  Bounds bounds, const std::string& command);
 
-// Every step of a plan alone, on the reference's inputs, upstream gradients and saved tensors.
+// Every step of a plan alone, on the reference's values, gradients and what a fused plan makes of
+// them (tests/verify/reference_operands.h); all else in memory is not a number. `reference` has
+// run.
+Row CheckPlan(const std::string& what, const ModelCase& c, ReferenceModel<double>& reference,
+              Plan plan, Bounds bounds, const std::string& command, OptimizedThreads& optimized);
+// The plan that these options make.
 Row CheckNodeByNode(const std::string& what, const ModelCase& c, ReferenceModel<double>& reference,
                     const PlanOptions& options, Bounds bounds, const std::string& command,
                     OptimizedThreads& optimized);
