@@ -48,7 +48,7 @@ refuse "$folder/none.json" --baseline="$folder/none.json"
 refuse "$folder/bad.json" --peer="$folder/bad.json"
 refuse "$folder/none" --runs="$folder/none"
 for flag in runs peer baseline; do refuse "--$flag is empty" "--$flag="; done
-refuse --runs --runs="$folder/none,"
+refuse --runs --runs=",$folder/none"
 refuse "$out/results.json" --baseline="$out/results.json" --batch=3 --threads=1
 refuse --image_size --image_size=0
 refuse vgg16 --models=vgg16 --image_size=16
