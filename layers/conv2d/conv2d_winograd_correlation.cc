@@ -153,8 +153,7 @@ void CorrelateByTiles(const char* zone, const WinogradKernels& k, const Correlat
     float* const m = v + k.points * plan.v.point;
     const int64_t count = std::min(plan.block, plan.tiles.count - begin);
     k.transform_input(c.in, c.padding, plan.tiles, begin, count, plan.v, v);
-    // While this block is multiplied, the inputs of the next and the outputs of this one are
-    // fetched.
+    // While this block is multiplied, the inputs of the next are fetched.
     const int64_t products = k.points * (k.PadTiles(count) / k.block_rows);
     WinogradPrefetch inputs(c.in.tensor, c.in.gradient.x, plan.tiles, 2 - c.padding,
                             begin + plan.block, begin + 2 * plan.block, plan.panels * products);
@@ -162,12 +161,8 @@ void CorrelateByTiles(const char* zone, const WinogradKernels& k, const Correlat
       const int64_t width = k.Width(columns, p);
       const int64_t first = p * k.panel;
       const int64_t panel_columns = std::min(k.panel, columns - first);
-      WinogradPrefetch outputs(
-          c.out.Channels(first, panel_columns),
-          c.epilogue.active() ? c.epilogue.x.Channels(first, panel_columns) : ConstTensor(),
-          plan.tiles, 0, begin, begin + count, products);
       k.multiply(v, plan.v, panel_u(p), depth * width, depth, width, count, false, m, plan.m,
-                 &inputs, &outputs);
+                 &inputs);
       if (first_of_piece) {
         sums->Begin(piece, first, panel_columns, begin, [&](int64_t tile) {
           k.transform_output(c, plan.tiles, p, tile, 1, m, plan.m, {});
@@ -218,7 +213,7 @@ void CorrelateByPanels(const char* zone, const WinogradKernels& k, const Correla
         const int64_t d1 = std::min(depth, d0 + plan.depth_block);
         k.pack_weights(c, p, d0, d1, u, plan.u_point);
         k.multiply(v_block(d0), plan.v, u, plan.u_point, d1 - d0, width, count, d0 > 0, m, plan.m,
-                   &none, &none);
+                   &none);
       }
       const int64_t first = p * k.panel;
       sums->Begin(span, first, std::min(k.panel, c.columns() - first), begin, [&](int64_t tile) {

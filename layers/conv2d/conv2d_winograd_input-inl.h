@@ -9,20 +9,18 @@
 #endif
 
 #include <cstdint>
-#include <limits>
 
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "layers/conv2d/conv2d_winograd_kernels.h"
 #include "layers/conv2d/conv2d_winograd_pixels-inl.h"
+#include "layers/conv2d/conv2d_winograd_strips-inl.h"
 #include "layers/conv2d/conv2d_winograd_transforms-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace classicnn {
 namespace HWY_NAMESPACE {
 namespace winograd {
-
-enum class Prologue { kNone, kActivation, kGradient };
 
 // The kSize x kSize pixels of a tile, row by row.
 template <int kSize>
@@ -54,55 +52,6 @@ HWY_INLINE bool FillTile(const WinogradSource& source, int64_t n, int64_t h0, in
   return whole;
 }
 
-// One vector of channels of a tile's pixels, after the prologue.
-template <int kSize, Prologue kPrologue, bool kWhole, bool kTail>
-class PixelLoader {
- public:
-  HWY_INLINE PixelLoader(const WinogradSource& source, const TilePixels<kSize>& tile, int64_t c,
-                         MF mask)
-      : tile_(tile), c_(c), mask_(mask) {
-    if constexpr (kPrologue == Prologue::kActivation) {
-      factor_ = LoadVec<kTail>(mask, source.activation.scale + c);
-      offset_ = LoadVec<kTail>(mask, source.activation.shift + c);
-      floor_ = Const(source.activation.relu ? 0.0f : -std::numeric_limits<float>::infinity());
-    } else if constexpr (kPrologue == Prologue::kGradient) {
-      factor_ = LoadVec<kTail>(mask, source.gradient.gain + c);
-      slope_ = LoadVec<kTail>(mask, source.gradient.slope + c);
-      offset_ = LoadVec<kTail>(mask, source.gradient.offset + c);
-    }
-  }
-
-  HWY_INLINE VF operator()(int i) const {
-    const VF value = LoadVec<kTail>(mask_, tile_.pixels[i] + c_);
-    if constexpr (kPrologue == Prologue::kNone) {
-      return value;
-    } else {
-      VF result;
-      if constexpr (kPrologue == Prologue::kActivation) {
-        // In this order NaN stays NaN.
-        result = hn::Max(floor_, hn::MulAdd(value, factor_, offset_));
-      } else {
-        const VF other = LoadVec<kTail>(mask_, tile_.others[i] + c_);
-        result = hn::MulAdd(value, factor_, hn::MulAdd(other, slope_, offset_));
-      }
-      if constexpr (!kWhole) {
-        const hn::RebindToSigned<DF> di;
-        result = hn::And(result, hn::BitCast(DF(), hn::Set(di, tile_.inside[i])));
-      }
-      return result;
-    }
-  }
-
- private:
-  const TilePixels<kSize>& tile_;
-  int64_t c_;
-  MF mask_;
-  VF factor_ = hn::Zero(DF());
-  VF slope_ = hn::Zero(DF());
-  VF offset_ = hn::Zero(DF());
-  VF floor_ = hn::Zero(DF());
-};
-
 // Transforms a tile into one row of v (or w). Rows are padded to whole vectors, so that stores are
 // never partial. Asks for the next tile's pixels, but for the first kShared columns, which this one
 // has as well.
@@ -117,7 +66,7 @@ struct TileStep {
 
   template <bool kTail>
   HWY_INLINE void Step(int64_t c, MF mask) const {
-    const PixelLoader<T::kFrom, kPrologue, kWhole, kTail> load(source, tile, c, mask);
+    const PixelLoader<kPrologue, kTail> load(source, c, mask);
     float* const HWY_RESTRICT row = to + c;
     Transform2d<T>(
         [&](int i) HWY_ATTR {
@@ -125,7 +74,9 @@ struct TileStep {
             hwy::Prefetch(tile.pixels[i] + next_tile + c);
             if (kPrologue == Prologue::kGradient) hwy::Prefetch(tile.others[i] + next_other + c);
           }
-          return load(i);
+          const VF value = load(tile.pixels[i] + c,
+                                kPrologue == Prologue::kGradient ? tile.others[i] + c : nullptr);
+          return kWhole ? value : KeepInside(value, tile.inside[i]);
         },
         [&](int i, VF value) HWY_ATTR { hn::StoreU(value, DF(), row + i * point); });
   }

@@ -94,6 +94,30 @@ struct WinogradTiles {
   int64_t count;
 };
 
+// Steps through tiles in their order, without divisions.
+class WinogradCursor {
+ public:
+  WinogradCursor(const WinogradTiles& tiles, int64_t t)
+      : tiles_(tiles), image_(tiles.image(t)), row_(tiles.row(t)), col_(tiles.col(t)) {}
+  void Next() {
+    if (++col_ < tiles_.cols) return;
+    col_ = 0;
+    if (++row_ < tiles_.rows) return;
+    row_ = 0;
+    ++image_;
+  }
+  int64_t image() const { return image_; }
+  // The first output pixel's.
+  int64_t h() const { return row_ * tiles_.tile; }
+  int64_t w() const { return col_ * tiles_.tile; }
+
+ private:
+  WinogradTiles tiles_;
+  int64_t image_;
+  int64_t row_;
+  int64_t col_;
+};
+
 // Asks for the pixels of tiles ahead of their use, a few at each Step between products, so that
 // memory works while arithmetic does.
 class WinogradPrefetch {
@@ -108,13 +132,14 @@ class WinogradPrefetch {
         other_(other),
         tiles_(tiles),
         offset_(offset),
+        cursor_(tiles, begin),
         next_(begin),
         end_(std::min(end, tiles.count)),
         tiles_per_step_(static_cast<double>(end - begin) / static_cast<double>(steps)) {}
 
   void Step() {
     credit_ += tiles_per_step_;
-    for (; credit_ >= 1 && next_ < end_; credit_ -= 1, ++next_) {
+    for (; credit_ >= 1 && next_ < end_; credit_ -= 1, ++next_, cursor_.Next()) {
       Fetch(view_);
       if (other_.data != nullptr) Fetch(other_);
     }
@@ -122,13 +147,13 @@ class WinogradPrefetch {
 
  private:
   void Fetch(const ConstTensor& view) const {
-    const int64_t h0 = tiles_.row(next_) * tiles_.tile + offset_;
-    const int64_t w0 = tiles_.col(next_) * tiles_.tile + offset_;
+    const int64_t h0 = cursor_.h() + offset_;
+    const int64_t w0 = cursor_.w() + offset_;
     const int64_t first = std::max<int64_t>(w0, 0);
     const int64_t last = std::min(w0 + tiles_.tile, view.w);
     for (int64_t h = std::max<int64_t>(h0, 0); h < std::min(h0 + tiles_.tile, view.h); ++h) {
-      for (int64_t w = first; w < last; ++w) {
-        const float* pixel = view.Pixel(tiles_.image(next_), h, w);
+      const float* pixel = view.Pixel(cursor_.image(), h, 0) + first * view.pixel_stride;
+      for (int64_t w = first; w < last; ++w, pixel += view.pixel_stride) {
         for (int64_t c = 0; c < view.c; c += 16) __builtin_prefetch(pixel + c);
       }
     }
@@ -138,6 +163,7 @@ class WinogradPrefetch {
   ConstTensor other_;
   WinogradTiles tiles_{0, 1, 1, 1};
   int64_t offset_ = 0;
+  WinogradCursor cursor_{tiles_, 0};
   int64_t next_ = 0;
   int64_t end_ = 0;
   double tiles_per_step_ = 0;
@@ -177,11 +203,11 @@ struct WinogradKernels {
   void (*transform_input)(const WinogradSource& in, int64_t padding, const WinogradTiles& tiles,
                           int64_t begin, int64_t count, const WinogradLayout& layout, float* v);
   // m (+)= v * u over `depth` for all points: `count` rows, padded to a multiple of block_rows.
-  // Steps `inputs` and `outputs` once for each register block.
+  // Steps `inputs` once for each register block.
   void (*multiply)(const float* v, const WinogradLayout& v_layout, const float* u,
                    int64_t u_point_stride, int64_t depth, int64_t width, int64_t count,
                    bool accumulate, float* m, const WinogradLayout& m_layout,
-                   WinogradPrefetch* inputs, WinogradPrefetch* outputs);
+                   WinogradPrefetch* inputs);
   // Writes (or adds) the outputs of one panel of tiles [begin, begin + count). A gradient epilogue
   // is done where there is one; statistics are summed where `sums` has a center.
   void (*transform_output)(const WinogradCorrelation& c, const WinogradTiles& tiles, int64_t panel,

@@ -23,6 +23,36 @@ namespace classicnn {
 namespace HWY_NAMESPACE {
 namespace winograd {
 
+// Steps through tiles, asking for the pixels of those a few ahead in `view`.
+class FetchAhead {
+ public:
+  FetchAhead(const ConstTensor& view, const WinogradTiles& tiles, int64_t begin, int64_t count)
+      : view_(view), cursor_(tiles, begin), tile_(tiles.tile), left_(count) {
+    for (int i = 0; i < kAhead; ++i) Next();
+  }
+  HWY_INLINE void Next() {
+    if (left_ == 0) return;
+    --left_;
+    const int64_t rows = std::min(tile_, view_.h - cursor_.h());
+    const int64_t cols = std::min(tile_, view_.w - cursor_.w());
+    const float* row = view_.Pixel(cursor_.image(), cursor_.h(), cursor_.w());
+    for (int64_t i = 0; i < rows; ++i, row += view_.w * view_.pixel_stride) {
+      const float* pixel = row;
+      for (int64_t j = 0; j < cols; ++j, pixel += view_.pixel_stride) {
+        for (int64_t c = 0; c < view_.c; c += 16) hwy::Prefetch(pixel + c);
+      }
+    }
+    cursor_.Next();
+  }
+
+ private:
+  static constexpr int kAhead = 2;
+  ConstTensor view_;
+  WinogradCursor cursor_;
+  int64_t tile_;
+  int64_t left_;
+};
+
 // The products of one tile, and where its pixels go.
 struct TileProducts {
   const float* HWY_RESTRICT m;
@@ -157,10 +187,12 @@ void WriteOutputs(const WinogradCorrelation& c, const Tensor& out, const Winogra
                   const WinogradLayout& layout, const WinogradSums& sums) {
   const float* bias = c.bias == nullptr ? nullptr : c.bias + first;
   float* pixels[F::kOut * F::kOut];
-  for (int64_t t = begin; t < begin + count; ++t, m += layout.row) {
+  FetchAhead outputs(out, tiles, begin, count);
+  WinogradCursor at(tiles, begin);
+  for (int64_t i = 0; i < count; ++i, m += layout.row, at.Next()) {
     const TileProducts tile{m, layout.row, layout.point, pixels};
-    if (FillPixels<F::kOut, float>(out, tiles.image(t), tiles.row(t) * F::kOut,
-                                   tiles.col(t) * F::kOut, nullptr, pixels)) {
+    outputs.Next();
+    if (FillPixels<F::kOut, float>(out, at.image(), at.h(), at.w(), nullptr, pixels)) {
       ForEachVec(out.c, OutputStep<F, true, kStatistics>{tile, bias, c.accumulate, sums});
     } else {
       ForEachVec(out.c, OutputStep<F, false, kStatistics>{tile, bias, c.accumulate, sums});
@@ -186,12 +218,15 @@ void WriteGradients(const WinogradCorrelation& c, const Tensor& out, const Winog
   float* pixels[kPixels];
   const float* x[kPixels];
   HWY_ALIGN float da[2 * kPixels * hn::MaxLanes(DF())];
-  for (int64_t t = begin; t < begin + count; ++t, m += layout.row) {
+  FetchAhead outputs(out, tiles, begin, count);
+  FetchAhead others(e.x, tiles, begin, count);
+  WinogradCursor at(tiles, begin);
+  for (int64_t i = 0; i < count; ++i, m += layout.row, at.Next()) {
     const TileProducts tile{m, layout.row, layout.point, pixels};
-    const int64_t h0 = tiles.row(t) * F::kOut;
-    const int64_t w0 = tiles.col(t) * F::kOut;
-    FillPixels<F::kOut, float>(out, tiles.image(t), h0, w0, nullptr, pixels);
-    FillPixels<F::kOut, const float>(e.x, tiles.image(t), h0, w0, nullptr, x);
+    outputs.Next();
+    others.Next();
+    FillPixels<F::kOut, float>(out, at.image(), at.h(), at.w(), nullptr, pixels);
+    FillPixels<F::kOut, const float>(e.x, at.image(), at.h(), at.w(), nullptr, x);
     for (int64_t j = 0; j < out.c; j += lanes) OutputsOf<F>(tile, j, da + j * kPixels);
     finish(e, out.c, da, kPixels, c.accumulate, x, pixels, sums);
   }

@@ -10,9 +10,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
 #include "core/view.h"
 #include "hwy/highway.h"
+#include "layers/conv2d/conv2d_winograd_kernels.h"
 #include "layers/conv2d/conv2d_winograd_transforms-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -70,6 +72,51 @@ HWY_INLINE bool FillPixels(const View<T>& view, int64_t n, int64_t h0, int64_t w
     }
   }
   return false;
+}
+
+// What is done to pixels as they are loaded.
+enum class Prologue { kNone, kActivation, kGradient };
+
+// One vector of channels of a pixel, after the prologue.
+template <Prologue kPrologue, bool kTail>
+class PixelLoader {
+ public:
+  HWY_INLINE PixelLoader(const WinogradSource& source, int64_t c, MF mask) : mask_(mask) {
+    if constexpr (kPrologue == Prologue::kActivation) {
+      factor_ = LoadVec<kTail>(mask, source.activation.scale + c);
+      offset_ = LoadVec<kTail>(mask, source.activation.shift + c);
+      floor_ = Const(source.activation.relu ? 0.0f : -std::numeric_limits<float>::infinity());
+    } else if constexpr (kPrologue == Prologue::kGradient) {
+      factor_ = LoadVec<kTail>(mask, source.gradient.gain + c);
+      slope_ = LoadVec<kTail>(mask, source.gradient.slope + c);
+      offset_ = LoadVec<kTail>(mask, source.gradient.offset + c);
+    }
+  }
+
+  HWY_INLINE VF operator()(const float* pixel, const float* other) const {
+    const VF value = LoadVec<kTail>(mask_, pixel);
+    if constexpr (kPrologue == Prologue::kActivation) {
+      // In this order NaN stays NaN.
+      return hn::Max(floor_, hn::MulAdd(value, factor_, offset_));
+    } else if constexpr (kPrologue == Prologue::kGradient) {
+      return hn::MulAdd(value, factor_, hn::MulAdd(LoadVec<kTail>(mask_, other), slope_, offset_));
+    } else {
+      return value;
+    }
+  }
+
+ private:
+  MF mask_;
+  VF factor_ = hn::Zero(DF());
+  VF slope_ = hn::Zero(DF());
+  VF offset_ = hn::Zero(DF());
+  VF floor_ = hn::Zero(DF());
+};
+
+// v where `inside` is all bits, 0 where it is none.
+HWY_INLINE VF KeepInside(VF v, int32_t inside) {
+  const hn::RebindToSigned<DF> di;
+  return hn::And(v, hn::BitCast(DF(), hn::Set(di, inside)));
 }
 
 }  // namespace winograd

@@ -78,7 +78,7 @@ template <int kPoints>
 void MultiplyPoints(const float* v, const WinogradLayout& v_layout, const float* u,
                     int64_t u_point_stride, int64_t depth, int64_t width, int64_t count,
                     bool accumulate, float* m, const WinogradLayout& m_layout,
-                    WinogradPrefetch* inputs, WinogradPrefetch* outputs) {
+                    WinogradPrefetch* inputs) {
   const bool two = width > static_cast<int64_t>(hn::Lanes(hn::ScalableTag<float>()));
   for (int p = 0; p < kPoints; ++p) {
     for (int64_t t = 0; t < count; t += kBlockRows) {
@@ -97,7 +97,6 @@ void MultiplyPoints(const float* v, const WinogradLayout& v_layout, const float*
                              m_layout.row);
       }
       inputs->Step();
-      outputs->Step();
     }
   }
 }
