@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "models/placement.h"
 #include "models/plan_builder.h"
+#include "models/plan_recompute.h"
 
 namespace classicnn {
 
@@ -42,6 +43,12 @@ int64_t Plan::executed_macs() const {
   return sum;
 }
 
+int64_t Plan::recomputed_macs() const {
+  int64_t sum = 0;
+  for (const Step& s : steps) sum += s.recomputed ? s.executed_macs : 0;
+  return sum;
+}
+
 PlanBuilder::PlanBuilder(const Graph& graph, const PlanOptions& options) : graph_(graph) {
   plan_.options = options;
   const size_t nodes = graph.nodes().size();
@@ -74,12 +81,6 @@ int PlanBuilder::NewBuffer(const std::string& name, MemoryCategory category, int
   b.first = -1;  // nothing touches it yet
   plan_.buffers.push_back(std::move(b));
   return static_cast<int>(plan_.buffers.size()) - 1;
-}
-
-void PlanBuilder::KeepForever(int buffer) {
-  BufferLifetime& b = plan_.buffers[static_cast<size_t>(buffer)];
-  b.first = 0;
-  b.last = static_cast<int>(plan_.steps.size()) - 1;
 }
 
 Operand PlanBuilder::FlatOperand(Role role, NodeId node, int buffer) const {
@@ -141,11 +142,7 @@ Step PlanBuilder::NewStep(StepKind kind, Phase phase, NodeId node, const char* s
 }
 
 void PlanBuilder::Emit(Step step) {
-  const auto now = static_cast<int>(plan_.steps.size());
   step.ForEachOperand([&](const Operand& o) {
-    BufferLifetime& b = plan_.buffers[static_cast<size_t>(o.buffer)];
-    if (b.first < 0) b.first = now;
-    b.last = now;
     if (o.role != Role::kWorkspace) step.bytes += o.bytes;
   });
   if (step.accumulate || (step.has_epilogue() && step.epilogues[0].add)) {
@@ -163,49 +160,7 @@ void PlanBuilder::Emit(Step step) {
   plan_.steps.push_back(std::move(step));
 }
 
-void PlanBuilder::Finish() {
-  // What the caller fills or reads between phases stays where it is.
-  KeepForever(plan_.input.buffer);
-  if (plan_.labels.valid()) KeepForever(plan_.labels.buffer);
-  if (plan_.loss.valid()) KeepForever(plan_.loss.buffer);
-  if (plan_.options.update != Update::kFused) {
-    for (const int buffer : parameter_gradients_) {
-      if (buffer >= 0) KeepForever(buffer);
-    }
-  }
-  BufferLifetime& logits = plan_.buffers[static_cast<size_t>(plan_.logits.buffer)];
-  for (size_t i = 0; i < plan_.steps.size(); ++i) {
-    if (plan_.steps[i].phase <= Phase::kLoss) {
-      logits.last = std::max(logits.last, static_cast<int>(i));
-    }
-  }
-  for (BufferLifetime& b : plan_.buffers) {
-    // A buffer that no step touches would be an error of the builder.
-    CNN_CHECK(b.first >= 0, "buffer ", b.name, " is never used");
-  }
-
-  plan_.arena_bytes = PlaceBuffers(&plan_.buffers);
-  const auto place = [&](Operand& o) {
-    if (o.valid()) o.offset += plan_.buffers[static_cast<size_t>(o.buffer)].offset;
-  };
-  for (Step& step : plan_.steps) step.ForEachOperand(place);
-  for (Operand* o : {&plan_.input, &plan_.labels, &plan_.logits, &plan_.loss}) place(*o);
-
-  for (size_t i = 0; i < plan_.steps.size(); ++i) {
-    const BytesByCategory live = plan_.LiveBytes(static_cast<int>(i));
-    if (Total(live) > plan_.lower_bound_bytes) {
-      plan_.lower_bound_bytes = Total(live);
-      plan_.bytes = live;
-    }
-    plan_.peak_activation_bytes =
-        std::max(plan_.peak_activation_bytes, At(live, MemoryCategory::kActivations));
-    plan_.peak_workspace_bytes =
-        std::max(plan_.peak_workspace_bytes, At(live, MemoryCategory::kWorkspace));
-  }
-  At(plan_.bytes, MemoryCategory::kWorkspace) += plan_.arena_bytes - plan_.lower_bound_bytes;
-}
-
-absl::StatusOr<Plan> PlanBuilder::Build() {
+absl::StatusOr<UnplacedPlan> PlanBuilder::Build() {
   const PlanOptions& options = plan_.options;
   if (options.batch < 1) {
     return absl::InvalidArgumentError(absl::StrCat("batch ", options.batch, " is below 1"));
@@ -247,15 +202,133 @@ absl::StatusOr<Plan> PlanBuilder::Build() {
       EmitUpdates(all);
     }
   }
-  Finish();
-  return std::move(plan_);
+  std::vector<int> forever = {plan_.input.buffer};
+  if (plan_.labels.valid()) forever.push_back(plan_.labels.buffer);
+  if (plan_.loss.valid()) forever.push_back(plan_.loss.buffer);
+  if (options.update != Update::kFused) {
+    for (const int buffer : parameter_gradients_) {
+      if (buffer >= 0) forever.push_back(buffer);
+    }
+  }
+  return UnplacedPlan{std::move(plan_), std::move(forever)};
 }
 
+namespace {
+
+// Lifetimes of all buffers, then their offsets, and what follows from both.
+void PlacePlan(const std::vector<int>& forever, Plan* plan) {
+  for (BufferLifetime& b : plan->buffers) b.first = -1;
+  for (size_t i = 0; i < plan->steps.size(); ++i) {
+    plan->steps[i].ForEachOperand([&](const Operand& o) {
+      BufferLifetime& b = plan->buffers[static_cast<size_t>(o.buffer)];
+      if (b.first < 0) b.first = static_cast<int>(i);
+      b.last = static_cast<int>(i);
+    });
+  }
+  // What the caller fills or reads between phases stays where it is.
+  for (const int buffer : forever) {
+    BufferLifetime& b = plan->buffers[static_cast<size_t>(buffer)];
+    b.first = 0;
+    b.last = static_cast<int>(plan->steps.size()) - 1;
+  }
+  BufferLifetime& logits = plan->buffers[static_cast<size_t>(plan->logits.buffer)];
+  for (size_t i = 0; i < plan->steps.size(); ++i) {
+    if (plan->steps[i].phase <= Phase::kLoss) {
+      logits.last = std::max(logits.last, static_cast<int>(i));
+    }
+  }
+  for (BufferLifetime& b : plan->buffers) {
+    if (b.first < 0) b.bytes = b.first = b.last = 0;  // dropped before its first use
+  }
+
+  plan->arena_bytes = PlaceBuffers(&plan->buffers);
+  const auto place = [&](Operand& o) {
+    if (o.valid()) o.offset += plan->buffers[static_cast<size_t>(o.buffer)].offset;
+  };
+  for (Step& step : plan->steps) step.ForEachOperand(place);
+  for (Operand* o : {&plan->input, &plan->labels, &plan->logits, &plan->loss}) place(*o);
+
+  plan->lower_bound_bytes = plan->peak_activation_bytes = plan->peak_workspace_bytes = 0;
+  for (size_t i = 0; i < plan->steps.size(); ++i) {
+    const BytesByCategory live = plan->LiveBytes(static_cast<int>(i));
+    if (Total(live) > plan->lower_bound_bytes) {
+      plan->lower_bound_bytes = Total(live);
+      plan->bytes = live;
+    }
+    plan->peak_activation_bytes =
+        std::max(plan->peak_activation_bytes, At(live, MemoryCategory::kActivations));
+    plan->peak_workspace_bytes =
+        std::max(plan->peak_workspace_bytes, At(live, MemoryCategory::kWorkspace));
+  }
+  At(plan->bytes, MemoryCategory::kWorkspace) += plan->arena_bytes - plan->lower_bound_bytes;
+}
+
+Plan PlacedWithout(const UnplacedPlan& base, const std::vector<int>& dropped) {
+  Plan plan = base.plan;
+  DropBuffers(dropped, &plan);
+  PlacePlan(base.forever, &plan);
+  return plan;
+}
+
+// Overlapping max pooling makes many values out of as many, which cost but a pass to make again:
+// that is always worth their memory.
+std::vector<int> CheapToRecompute(const Graph& graph, const UnplacedPlan& base) {
+  std::vector<int> buffers;
+  for (const DropCandidate& candidate : FindDropCandidates(base.plan)) {
+    for (const Step& step : base.plan.steps) {
+      if (step.kind == StepKind::kMaxPool2dForward && step.outputs[0].buffer == candidate.buffer &&
+          graph.node(step.node).stride == 1) {
+        buffers.push_back(candidate.buffer);
+      }
+    }
+  }
+  return buffers;
+}
+
+// The plan that needs at most `limit` bytes of arena and computes least again; where there is none,
+// the smallest that was found.
+Plan PlanWithin(int64_t limit, const UnplacedPlan& base, std::vector<int> dropped) {
+  std::vector<int> more;  // cheapest for each byte first
+  for (const DropCandidate& candidate : FindDropCandidates(base.plan)) {
+    if (std::count(dropped.begin(), dropped.end(), candidate.buffer) == 0) {
+      more.push_back(candidate.buffer);
+    }
+  }
+  const size_t fixed = dropped.size();
+  Plan smallest = PlacedWithout(base, dropped);
+  for (size_t next = 0; smallest.arena_bytes > limit && next < more.size(); ++next) {
+    dropped.push_back(more[next]);
+    Plan plan = PlacedWithout(base, dropped);
+    if (plan.arena_bytes <= smallest.arena_bytes) {
+      smallest = std::move(plan);
+    } else {
+      dropped.pop_back();  // what it takes to compute this again is more than it frees
+    }
+  }
+  if (smallest.arena_bytes > limit) return smallest;
+  // Some that were dropped on the way may not be needed: the dearest are asked first.
+  for (size_t i = dropped.size(); i-- > fixed;) {
+    std::vector<int> fewer = dropped;
+    fewer.erase(fewer.begin() + static_cast<std::ptrdiff_t>(i));
+    Plan plan = PlacedWithout(base, fewer);
+    if (plan.arena_bytes > limit) continue;
+    smallest = std::move(plan);
+    dropped = std::move(fewer);
+  }
+  return smallest;
+}
+
+}  // namespace
+
 absl::StatusOr<Plan> MakePlan(const Graph& graph, const PlanOptions& options, int64_t state_bytes) {
-  auto plan = PlanBuilder(graph, options).Build();
-  if (!plan.ok()) return plan;
-  const int64_t needed = plan->arena_bytes + state_bytes;
-  if (options.memory_limit > 0 && needed > options.memory_limit) {
+  const absl::StatusOr<UnplacedPlan> base = PlanBuilder(graph, options).Build();
+  if (!base.ok()) return base.status();
+  std::vector<int> dropped;
+  if (options.fusion) dropped = CheapToRecompute(graph, *base);
+  if (options.memory_limit <= 0) return PlacedWithout(*base, dropped);
+  Plan plan = PlanWithin(options.memory_limit - state_bytes, *base, std::move(dropped));
+  const int64_t needed = plan.arena_bytes + state_bytes;
+  if (needed > options.memory_limit) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "memory_limit of ", options.memory_limit, " bytes cannot be met: ", graph.model(),
         " at batch ", options.batch, " needs at least ", needed));

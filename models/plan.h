@@ -36,7 +36,9 @@ struct PlanOptions {
   bool winograd = true;
   int num_threads = 1;  // sizes per-thread scratch; never what is computed
   double label_smoothing = 0;
-  int64_t memory_limit = 0;  // bytes, state included; 0: none
+  // Bytes, state included; 0: none. What does not fit is dropped after forward and computed again
+  // in backward, with the same bits.
+  int64_t memory_limit = 0;
 };
 
 enum class Phase { kForward, kLoss, kBackward, kUpdate };
@@ -188,7 +190,8 @@ struct Step {
   Operand mean, var;
   GradientPrologueOperands gradient;
   std::vector<GradientEpilogueOperands> epilogues;
-  bool shared = false;  // fold backward: several batch norms read x, gain is 1
+  bool recomputed = false;  // a forward step that runs again in backward; its macs are 0
+  bool shared = false;      // fold backward: several batch norms read x, gain is 1
 
   int64_t macs = 0;           // nominal multiply-adds (direct algorithm)
   int64_t executed_macs = 0;  // of the algorithm
@@ -261,8 +264,9 @@ struct Plan {
 
   // Live bytes by category while step i runs.
   BytesByCategory LiveBytes(int step) const;
-  int64_t macs() const;           // nominal, all steps
-  int64_t executed_macs() const;  // all steps
+  int64_t macs() const;             // nominal, all steps
+  int64_t executed_macs() const;    // all steps
+  int64_t recomputed_macs() const;  // executed ones of steps that run again
 };
 
 // InvalidArgument for a batch below 1 or one value per channel in training; ResourceExhausted, with

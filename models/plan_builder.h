@@ -7,7 +7,10 @@
 //    value whose only reader is elementwise is overwritten by it where nobody needs it any more.
 // 3. Steps, forward and then backward. A gradient's first writer overwrites and the others add;
 //    gradients share memory by the same rules as values.
-// 4. Lifetimes follow from the steps that touch a buffer, offsets from the lifetimes.
+// 4. Recomputation, to stay below a limit (plan_recompute.h): what wrote a dropped buffer runs
+// again
+//    before the first backward step that needs it.
+// 5. Lifetimes follow from the steps that touch a buffer, offsets from the lifetimes.
 #ifndef CLASSICNN_MODELS_PLAN_BUILDER_H_
 #define CLASSICNN_MODELS_PLAN_BUILDER_H_
 
@@ -20,10 +23,17 @@
 
 namespace classicnn {
 
+// Steps whose buffers have neither lifetimes nor offsets yet: a buffer's operands have offsets from
+// its beginning.
+struct UnplacedPlan {
+  Plan plan;
+  std::vector<int> forever;  // buffers that the caller fills or reads between phases
+};
+
 class PlanBuilder {
  public:
   PlanBuilder(const Graph& graph, const PlanOptions& options);
-  absl::StatusOr<Plan> Build();
+  absl::StatusOr<UnplacedPlan> Build();
 
  private:
   // A region of a buffer that holds a value or a gradient.
@@ -82,7 +92,6 @@ class PlanBuilder {
 
   // Shared.
   int NewBuffer(const std::string& name, MemoryCategory category, int64_t bytes);
-  void KeepForever(int buffer);
   Operand FlatOperand(Role role, NodeId node, int buffer) const;
   Operand PlacedOperand(Role role, NodeId node, const Place& place) const;
   Operand Value(NodeId id) const;
@@ -91,7 +100,6 @@ class PlanBuilder {
   Operand NewWorkspace(const std::string& name, size_t bytes);
   Step NewStep(StepKind kind, Phase phase, NodeId node, const char* suffix) const;
   void Emit(Step step);
-  void Finish();
   // The node whose value a step of `id` leaves behind: the ReLU fused into it, or itself.
   NodeId Out(NodeId id) const {
     const NodeId relu = fused_relu_[static_cast<size_t>(id)];

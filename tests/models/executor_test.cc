@@ -279,6 +279,42 @@ TEST_P(ExecutorGraphTest, SameBitsOnAnyNumberOfThreads) {
   }
 }
 
+// Weights and running statistics after two steps.
+std::vector<float> Trained(const Graph& graph, PlanOptions options) {
+  Fixture s(graph, options, 2);
+  for (uint64_t step = 0; step < 2; ++step) {
+    s.executor->SetDropoutPosition(1, step);
+    s.executor->TrainStep(UpdateParams());
+  }
+  return s.Weights(graph);
+}
+
+TEST_P(ExecutorGraphTest, RecomputationKeepsTheBits) {
+  const Graph graph = GetParam()();
+  for (const bool fusion : {true, false}) {
+    PlanOptions options;
+    options.batch = 7;
+    options.fusion = fusion;
+    options.num_threads = 2;
+    const auto free = MakePlan(graph, options);
+    ASSERT_TRUE(free.ok());
+    const std::vector<float> expected = Trained(graph, options);
+    int limits = 0;
+    for (const double fraction : {0.95, 0.85, 0.75, 0.65, 0.55}) {
+      options.memory_limit =
+          static_cast<int64_t>(fraction * static_cast<double>(free->arena_bytes));
+      const auto plan = MakePlan(graph, options);
+      if (!plan.ok()) continue;
+      ++limits;
+      EXPECT_LE(plan->arena_bytes, options.memory_limit);
+      const std::vector<float> actual = Trained(graph, options);
+      EXPECT_EQ(std::memcmp(actual.data(), expected.data(), actual.size() * sizeof(float)), 0)
+          << fraction << " of the memory";
+    }
+    EXPECT_GE(limits, 1) << "fusion " << fusion;
+  }
+}
+
 TEST_P(ExecutorGraphTest, FusedAndSeparateUpdatesHaveTheSameBits) {
   const Graph graph = GetParam()();
   std::vector<float> expected;
