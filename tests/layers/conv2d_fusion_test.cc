@@ -319,6 +319,14 @@ const char* const kShapes[] = {
     "n2c20h8w8k20r3s2p1g20",
     "n2c17h6w6k17r5s1p2g17",
     "n9c16h2w2k16r3s2p1g16",
+    // bands of rows, several chunks of channels, every width of strip, groups of images
+    "n1c40h70w23k40r3s1p1g40",
+    "n2c24h45w30k24r3s2p1g24",
+    "n2c300h5w7k300r3s1p1g300",
+    "n2c300h6w11k300r3s2p0g300",
+    "n3c20h7w6k20r3s1p2g20",
+    "n3c19h7w8k19r3s2p2g19",
+    "n40c32h2w2k32r3s1p1g32",
 };
 
 class Conv2dFusionTest : public hwy::TestWithParamTarget {};
@@ -354,7 +362,8 @@ TEST_P(Conv2dFusionTest, HooksDoNotDependOnEachOther) {
                                 {true, true, true, false},  {false, false, false, true}};
   Context ctx(2);
   for (const char* text : {"n3c33h7w5k64r1s1p0", "n2c5h11w9k7r5s1p2", "n3c17h7w6k33r3s1p1",
-                           "n3c64h4w4k256r3s1p1", "n20c3h8w8k16r3s1p1", "n3c33h8w7k33r3s1p1g33"}) {
+                           "n3c64h4w4k256r3s1p1", "n20c3h8w8k16r3s1p1", "n3c33h8w7k33r3s1p1g33",
+                           "n2c20h8w8k20r3s2p1g20", "n2c17h6w6k17r5s1p2g17"}) {
     FusionCase c(Shape(text), 3);
     for (const Conv2dPass pass : kAllConv2dPasses) {
       for (const Conv2dAlgorithm algorithm : Conv2dAlgorithms(Shape(text), pass)) {
