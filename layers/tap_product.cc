@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "core/check.h"
 #include "layers/channel_rows.h"
@@ -124,9 +125,7 @@ size_t TapProductWorkspaceBytes(const TapProductSize& size, int num_threads) {
     input_bytes = std::max(input_bytes, Workspace::BytesFor<float>(cut.copy_floats));
     scratch_bytes = std::max(scratch_bytes, TapTileScratch::Bytes(cut));
   }
-  return Workspace::BytesFor<float>(UsesTapRuns(size.num_taps, size.in_channels)
-                                        ? size.num_taps * size.in_channels
-                                        : size.in_channels) +
+  return Workspace::BytesFor<float>(size.in_channels) +
          Workspace::BytesFor<float>(
              GemmPackedFloats(size.num_taps * size.in_channels, size.out_channels)) +
          input_bytes + static_cast<size_t>(num_threads) * scratch_bytes;
@@ -149,8 +148,9 @@ void RunTapProduct(const char* zone, const TapProduct& p, Workspace workspace, C
   const int64_t width = geometry.panel_width();
   const int64_t num_panels = geometry.num_panels(columns);
   const Cut cut(SizeOf(p));
-  const TapRuns runs = FindTapRuns(p.in, p.taps, p.num_taps);
-  const int64_t depth = runs.length * channels;
+  std::optional<TapGather> gather;
+  if (cut.gathers) gather.emplace(p.in, p.taps, p.num_taps);
+  const int64_t depth = cut.gathers ? p.num_taps * channels : channels;
 
   const bool own_pixels = ReadsOwnPixels(p);
   TapInput input = cut.input;
@@ -161,9 +161,8 @@ void RunTapProduct(const char* zone, const TapProduct& p, Workspace workspace, C
   const bool prologue = p.activation.active() || p.gradient.active();
   CNN_CHECK(!prologue || input == TapInput::kByPosition || own_pixels);
 
-  const int64_t max_depth = std::max(channels, cut.max_gathered);
-  float* const zeros = workspace.Take<float>(max_depth);
-  std::fill(zeros, zeros + max_depth, 0.0f);
+  float* const zeros = workspace.Take<float>(channels);
+  std::fill(zeros, zeros + channels, 0.0f);
   float* const packed = workspace.Take<float>(GemmPackedFloats(p.num_taps * channels, columns));
   ctx.ParallelFor(zone, num_panels * p.num_taps, [&](int64_t piece, int /*worker*/) {
     const int64_t panel = piece / p.num_taps;
@@ -219,11 +218,15 @@ void RunTapProduct(const char* zone, const TapProduct& p, Workspace workspace, C
       } else if (input == TapInput::kRows) {
         num_blocks = FillRowTile(p, tile, copy + tile.begin * cut.copy_stride, cut.copy_stride,
                                  geometry.rows, tables);
+      } else if (gather) {
+        GatherTile(p, *gather, tile, tables.gathered, cut.gather_stride);
+        num_blocks =
+            FillRowTile(p, tile, tables.gathered, cut.gather_stride, geometry.rows, tables);
       } else if (own_pixels && p.h == p.in.h && p.w == p.in.w) {
         num_blocks =
             FillRowTile(p, tile, p.in.Pixel(tile.begin), p.in.pixel_stride, geometry.rows, tables);
       } else {
-        num_blocks = FillTapTile(p, source, cut, runs, geometry.rows, zeros, tile, tables);
+        num_blocks = FillTapTile(p, source, geometry.rows, zeros, tile, tables);
       }
       // The tile after this one, here or in the piece that this worker likely takes next.
       const int64_t next_begin = tile.begin + tile.rows;
@@ -242,7 +245,7 @@ void RunTapProduct(const char* zone, const TapProduct& p, Workspace workspace, C
         queue.SpreadOver(num_blocks * GemmPrefetchSteps(depth));
         GemmMultiply(tables.blocks, num_blocks, depth, part.panel, part.column, part.columns,
                      epilogue,
-                     {panel == first_panel && input != TapInput::kTile,
+                     {panel == first_panel && input != TapInput::kTile && !gather,
                       panel == last_panel ? nullptr : tables.blocks, &queue});
         if (p.moments != nullptr) AddMoments(p, part, piece, t == cut.FirstTile(run));
       }

@@ -98,15 +98,15 @@ const float* const* XRows(const TapProduct& p, const TapTileScratch& s, int64_t 
 
 TapProductCut::TapProductCut(const TapProductSize& size)
     : num_taps(size.num_taps),
-      uses_tap_runs(UsesTapRuns(size.num_taps, size.in_channels)),
-      max_gathered(uses_tap_runs ? size.num_taps * size.in_channels : 0),
+      gathers(GathersTaps(size.num_taps, size.in_channels)),
+      gather_stride(gathers ? GatherStride(size.num_taps, size.in_channels) : 0),
       input(TapInput::kInPlace),
       copy_stride(DivideUp(size.in_channels, 16) * 16 + 16),
       gradient_epilogue(size.gradient_epilogue) {
   const int64_t num_panels = ActiveGemmGeometry().num_panels(size.out_channels);
   const int64_t in_pixels = size.in_h * size.in_w;
   const int64_t image_floats = size.images * in_pixels * copy_stride;
-  if (!uses_tap_runs && size.num_taps > 1 && in_pixels <= kMaxPixelsByPosition &&
+  if (!gathers && size.num_taps > 1 && in_pixels <= kMaxPixelsByPosition &&
       size.images >= kMinImagesByPosition && image_floats * 4 <= kMaxCopyBytes) {
     input = TapInput::kByPosition;
     copy_floats = image_floats;
@@ -119,6 +119,9 @@ TapProductCut::TapProductCut(const TapProductSize& size)
   const int64_t rows = size.images * size.h * size.w;
   const int64_t fit = (size.prologue ? kScratchBytes : kTileBytes) / (4 * size.in_channels);
   tile_rows = std::min({rows, kMaxTileRows, std::max(fit, kMinTileRows)});
+  if (gathers) {
+    tile_rows = std::min(tile_rows, std::max(kGatheredBytes / (4 * gather_stride), kMinTileRows));
+  }
   if (size.prologue) {
     // Fewer groups of panels have to share a tile's rows.
     tile_rows = std::min(tile_rows, std::max(DivideUp(rows, kPieces), kMinTileRows));
@@ -176,12 +179,23 @@ int64_t FillRowTile(const TapProduct& p, const TapTile& tile, const float* rows,
   return num_blocks;
 }
 
-int64_t FillTapTile(const TapProduct& p, const TapSource& source, const TapProductCut& cut,
-                    const TapRuns& runs, int64_t block_rows, const float* zeros,
-                    const TapTile& tile, const TapTileScratch& s) {
+void GatherTile(const TapProduct& p, const TapGather& gather, const TapTile& tile, float* to,
+                int64_t to_stride) {
+  const int64_t end = tile.begin + tile.rows;
+  for (int64_t row = tile.begin; row < end;) {
+    const int64_t j = row % p.w;
+    const int64_t line = row / p.w;
+    const int64_t count = std::min(p.w - j, end - row);
+    gather.Gather(line / p.h, line % p.h * p.in_step, j * p.in_step, p.in_step, count,
+                  to + (row - tile.begin) * to_stride, to_stride);
+    row += count;
+  }
+}
+
+int64_t FillTapTile(const TapProduct& p, const TapSource& source, int64_t block_rows,
+                    const float* zeros, const TapTile& tile, const TapTileScratch& s) {
   const float** a = s.a;
   int32_t* segment = s.segment;
-  float* gathered = s.gathered;
   const Window window(p);
   RowCursor cursor(p, source, tile);
   const int64_t span_blocks = DivideUp(cursor.span_rows(), block_rows);
@@ -198,23 +212,6 @@ int64_t FillTapTile(const TapProduct& p, const TapSource& source, const TapProdu
       if (p.gradient_epilogue.active()) s.x[first + i] = p.gradient_epilogue.x.Pixel(pixel);
     }
     s.blocks[b] = {count, 0, a, segment, s.out + first, XRows(p, s, first)};
-    if (cut.uses_tap_runs) {
-      const int64_t depth = runs.length * p.in.c;
-      for (int64_t t = 0; t < p.num_taps; t += runs.length) {
-        bool any = false;
-        for (int64_t i = 0; i < count; ++i, gathered += depth) {
-          const float* from =
-              TapRunAt(p.in, p.taps + t, runs, block[i].origin, block[i].h, block[i].w, gathered);
-          any |= from != nullptr;
-          a[i] = from != nullptr ? from : zeros;
-        }
-        if (!any) continue;
-        a += count;
-        *segment++ = static_cast<int32_t>(t / runs.length);
-        ++s.blocks[b].segments;
-      }
-      continue;
-    }
     if (InsideForAllTaps(p, window, block, count)) {
       for (int64_t t = 0; t < p.num_taps; ++t) {
         const int64_t offset = (p.taps[t].h * p.in.w + p.taps[t].w) * source.pixel_step;

@@ -33,8 +33,9 @@ struct TapProductCut {
   static constexpr int64_t kMaxTileRows = 224;  // 16 register blocks of 14
   static constexpr int64_t kMinTileRows = 56;
   static constexpr int64_t kTileBytes = 256 << 10;
-  static constexpr int64_t kScratchBytes = 64 << 10;  // of a tile's rows where they are copied
-  static constexpr int64_t kPieces = 64;              // as many as threads should find work
+  static constexpr int64_t kScratchBytes = 64 << 10;   // of a tile's rows where they are copied
+  static constexpr int64_t kGatheredBytes = 24 << 10;  // they stay in the first-level cache
+  static constexpr int64_t kPieces = 64;               // as many as threads should find work
   static constexpr int64_t kMaxRuns = 128;     // of tiles: each leaves sums of its own to be merged
   static constexpr int64_t kMinBlockRows = 6;  // smallest register block over all targets
   static constexpr int64_t kMaxPixelsByPosition = 64;
@@ -46,8 +47,8 @@ struct TapProductCut {
   int64_t FirstTile(int64_t run) const { return tiles * run / runs; }
 
   int64_t num_taps;
-  bool uses_tap_runs;
-  int64_t max_gathered;  // floats for each row
+  bool gathers;
+  int64_t gather_stride;  // of a gathered row, or 0
   TapInput input;
   int64_t copy_stride;  // of a copied row; one line more than it needs, so that rows spread over
                         // the sets of a cache
@@ -68,7 +69,7 @@ struct TapTileScratch {
         a(workspace->Take<const float*>(cut.tile_rows * cut.num_taps)),
         out(workspace->Take<float*>(cut.tile_rows)),
         segment(workspace->Take<int32_t>(cut.tile_blocks * cut.num_taps)),
-        gathered(workspace->Take<float>(cut.tile_rows * cut.max_gathered)),
+        gathered(workspace->Take<float>(cut.tile_rows * cut.gather_stride)),
         rows(workspace->Take<float>(cut.tile_floats)),
         x(workspace->Take<const float*>(cut.gradient_epilogue ? cut.tile_rows : 0)) {}
 
@@ -77,7 +78,7 @@ struct TapTileScratch {
            Workspace::BytesFor<const float*>(cut.tile_rows * cut.num_taps) +
            Workspace::BytesFor<float*>(cut.tile_rows) +
            Workspace::BytesFor<int32_t>(cut.tile_blocks * cut.num_taps) +
-           Workspace::BytesFor<float>(cut.tile_rows * cut.max_gathered) +
+           Workspace::BytesFor<float>(cut.tile_rows * cut.gather_stride) +
            Workspace::BytesFor<float>(cut.tile_floats) +
            Workspace::BytesFor<const float*>(cut.gradient_epilogue ? cut.tile_rows : 0);
   }
@@ -167,10 +168,12 @@ struct TapSource {
 // returns the number of blocks.
 int64_t FillRowTile(const TapProduct& p, const TapTile& tile, const float* rows, int64_t row_stride,
                     int64_t block_rows, const TapTileScratch& s);
-// Likewise, through taps.
-int64_t FillTapTile(const TapProduct& p, const TapSource& source, const TapProductCut& cut,
-                    const TapRuns& runs, int64_t block_rows, const float* zeros,
-                    const TapTile& tile, const TapTileScratch& s);
+// Gathers what is under the taps for each row of a tile.
+void GatherTile(const TapProduct& p, const TapGather& gather, const TapTile& tile, float* to,
+                int64_t to_stride);
+// Fills the tables likewise, for rows read through taps.
+int64_t FillTapTile(const TapProduct& p, const TapSource& source, int64_t block_rows,
+                    const float* zeros, const TapTile& tile, const TapTileScratch& s);
 
 }  // namespace classicnn
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "core/check.h"
 #include "layers/channel_rows.h"
@@ -22,12 +23,11 @@ struct Cut {
   static constexpr int64_t kColumnRange = 64;  // least width worth a part of its own
   static constexpr int64_t kRowRange = 56;
 
-  // `run`: how many taps make a segment.
-  Cut(const TapReductionSize& size, int64_t run)
-      : segments(size.num_taps / run),
-        rows(run * size.in_channels),
-        max_gathered(UsesTapRuns(size.num_taps, size.in_channels) ? size.num_taps * size.in_channels
-                                                                  : 0),
+  explicit Cut(const TapReductionSize& size)
+      : gathers(GathersTaps(size.num_taps, size.in_channels)),
+        segments(gathers ? 1 : size.num_taps),
+        rows(gathers ? size.num_taps * size.in_channels : size.in_channels),
+        gather_stride(gathers ? GatherStride(size.num_taps, size.in_channels) : 0),
         result_floats(size.num_taps * size.in_channels * size.grad_channels) {
     const int64_t images = size.images;
     const int64_t pixels = size.h * size.w;
@@ -68,9 +68,10 @@ struct Cut {
 
   int64_t parts() const { return tap_parts * column_parts * row_parts; }
 
-  int64_t segments;  // matrices of the result, each rows x columns: one for each run of taps
+  bool gathers;
+  int64_t segments;  // matrices of the result, each rows x columns: one for each tap, or for all
   int64_t rows;
-  int64_t max_gathered;  // floats for each pixel
+  int64_t gather_stride;  // of a gathered row, or 0
   int64_t result_floats;
   int64_t groups = 1;  // a power of two; the first sums into the result, the others into partials
   int64_t tap_parts;
@@ -88,20 +89,20 @@ struct BlockScratch {
       : steps(workspace->Take<OuterStep>(cut.block_pixels)),
         grad(workspace->Take<float>(cut.block_pixels * cut.grad_stride)),
         in(workspace->Take<float>(cut.in_pixels * cut.in_stride)),
-        gathered(workspace->Take<float>(cut.block_pixels * cut.max_gathered)) {}
+        gathered(workspace->Take<float>(cut.block_pixels * cut.gather_stride)) {}
 
   static size_t Bytes(const Cut& cut) {
     return Workspace::BytesFor<OuterStep>(cut.block_pixels) +
            Workspace::BytesFor<float>(cut.block_pixels * cut.grad_stride) +
            Workspace::BytesFor<float>(cut.in_pixels * cut.in_stride) +
-           Workspace::BytesFor<float>(cut.block_pixels * cut.max_gathered);
+           Workspace::BytesFor<float>(cut.block_pixels * cut.gather_stride);
   }
 
   OuterStep* steps;
   float* grad;      // a part's columns of the block's gradients: after the prologue, or where they
                     // end in a partial vector
   float* in;        // a part's rows of the pixels under the block, after the prologue
-  float* gathered;  // runs of taps that cannot be read in place
+  float* gathered;  // what is under all taps, a row for each pixel
 };
 
 // Walks the pixels of grad in order.
@@ -217,35 +218,35 @@ Source Activate(const TapReduction& r, const Cut& cut, const Range& rows, int64_
 }
 
 // Tables of a block of pixels for one segment; returns the number of steps.
-int64_t FillSteps(const TapReduction& r, const TapRuns& runs, const Source& in, int64_t segment,
-                  int64_t first_row, int64_t first, int64_t pixels, const float* grad,
-                  int64_t grad_stride, const BlockScratch& s) {
+int64_t FillSteps(const TapReduction& r, const Source& in, int64_t segment, int64_t first,
+                  int64_t pixels, const float* grad, int64_t grad_stride, const BlockScratch& s) {
   PixelCursor cursor(r, first);
   int64_t count = 0;
-  if (!UsesTapRuns(r.num_taps, r.in.c)) {
-    for (int64_t p = 0; p < pixels; ++p, cursor.Next(r)) {
-      const int64_t pixel = cursor.Under(r, r.taps[segment]);
-      if (pixel >= 0) s.steps[count++] = {in.Pixel(pixel, p), grad + p * grad_stride};
-    }
-    return count;
-  }
-  float* gathered = s.gathered;
-  for (int64_t p = 0; p < pixels; ++p, cursor.Next(r), gathered += runs.length * r.in.c) {
-    const int64_t h = cursor.i * r.in_step;
-    const int64_t w = cursor.j * r.in_step;
-    const float* const origin =
-        r.in.data + ((cursor.n * r.in.h + h) * r.in.w + w) * r.in.pixel_stride;
-    const float* const from =
-        TapRunAt(r.in, r.taps + segment * runs.length, runs, origin, h, w, gathered);
-    if (from != nullptr) s.steps[count++] = {from + first_row, grad + p * grad_stride};
+  for (int64_t p = 0; p < pixels; ++p, cursor.Next(r)) {
+    const int64_t pixel = cursor.Under(r, r.taps[segment]);
+    if (pixel >= 0) s.steps[count++] = {in.Pixel(pixel, p), grad + p * grad_stride};
   }
   return count;
 }
+int64_t FillGatheredSteps(const TapReduction& r, const Cut& cut, const TapGather& gather,
+                          int64_t first_row, int64_t first, int64_t pixels, const float* grad,
+                          int64_t grad_stride, const BlockScratch& s) {
+  PixelCursor cursor(r, first);
+  for (int64_t p = 0; p < pixels;) {
+    const int64_t count = std::min(r.grad.w - cursor.j, pixels - p);
+    gather.Gather(cursor.n, cursor.i * r.in_step, cursor.j * r.in_step, r.in_step, count,
+                  s.gathered + p * cut.gather_stride, cut.gather_stride);
+    for (const int64_t end = p + count; p < end; ++p, cursor.Next(r)) {
+      s.steps[p] = {s.gathered + p * cut.gather_stride + first_row, grad + p * grad_stride};
+    }
+  }
+  return pixels;
+}
 
 // Sums pixels [begin, end) of grad for one part of the result.
-void ReducePart(const TapReduction& r, const Cut& cut, const TapRuns& runs, const Range& segments,
-                const Range& rows, const Range& columns, int64_t begin, int64_t end, int64_t lanes,
-                float* out, int64_t out_stride, const BlockScratch& s) {
+void ReducePart(const TapReduction& r, const Cut& cut, const TapGather* gather,
+                const Range& segments, const Range& rows, const Range& columns, int64_t begin,
+                int64_t end, int64_t lanes, float* out, int64_t out_stride, const BlockScratch& s) {
   if (columns.size() == 0 || rows.size() == 0) return;
   for (int64_t first = begin; first < end; first += cut.block_pixels) {
     const int64_t pixels = std::min(cut.block_pixels, end - first);
@@ -276,7 +277,9 @@ void ReducePart(const TapReduction& r, const Cut& cut, const TapRuns& runs, cons
     product.out_stride = out_stride;
     for (int64_t t = segments.begin; t < segments.end; ++t) {
       product.num_steps =
-          FillSteps(r, runs, in, t, rows.begin, first, pixels, grad, grad_stride, s);
+          gather != nullptr
+              ? FillGatheredSteps(r, cut, *gather, rows.begin, first, pixels, grad, grad_stride, s)
+              : FillSteps(r, in, t, first, pixels, grad, grad_stride, s);
       product.out = out + (t * cut.rows + rows.begin) * out_stride + columns.begin;
       if (t == segments.end - 1) {
         // The next block, maybe the next group's: walked column by column it is no pattern that
@@ -287,8 +290,8 @@ void ReducePart(const TapReduction& r, const Cut& cut, const TapRuns& runs, cons
                                r.grad.pixel_stride, next_end - next};
         const int64_t in_next = next * r.in.pixels() / r.grad.pixels();
         const int64_t in_end = next_end * r.in.pixels() / r.grad.pixels();
-        product.prefetch[1] = {r.in.Pixel(in_next) + (runs.length > 1 ? 0 : rows.begin),
-                               runs.length > 1 ? r.in.c : rows.size(), r.in.pixel_stride,
+        product.prefetch[1] = {r.in.Pixel(in_next) + (gather != nullptr ? 0 : rows.begin),
+                               gather != nullptr ? r.in.c : rows.size(), r.in.pixel_stride,
                                in_end - in_next};
         if (r.gradient.active()) {
           product.prefetch[2] = {r.gradient.x.Pixel(next) + columns.begin, columns.size(),
@@ -304,12 +307,11 @@ void ReducePart(const TapReduction& r, const Cut& cut, const TapRuns& runs, cons
 
 bool TapReductionTakesActivation(const TapReductionSize& size) {
   return size.num_taps == 1 ||
-         (!UsesTapRuns(size.num_taps, size.in_channels) && Cut(size, 1).tap_parts == 1);
+         (!GathersTaps(size.num_taps, size.in_channels) && Cut(size).tap_parts == 1);
 }
 
 size_t TapReductionWorkspaceBytes(const TapReductionSize& size, int num_threads) {
-  // The scratch of runs of taps is no larger.
-  const Cut cut(size, 1);
+  const Cut cut(size);
   return Workspace::BytesFor<float>((cut.groups - 1) * cut.result_floats) +
          static_cast<size_t>(num_threads) * BlockScratch::Bytes(cut);
 }
@@ -317,8 +319,9 @@ size_t TapReductionWorkspaceBytes(const TapReductionSize& size, int num_threads)
 void RunTapReduction(const char* zone, const TapReduction& r, Workspace workspace, Context& ctx) {
   const int64_t image_pixels = r.grad.h * r.grad.w;
   const int64_t columns = r.grad.c;
-  const TapRuns runs = FindTapRuns(r.in, r.taps, r.num_taps);
-  const Cut cut(SizeOf(r), runs.length);
+  const Cut cut(SizeOf(r));
+  std::optional<TapGather> gather;
+  if (cut.gathers) gather.emplace(r.in, r.taps, r.num_taps);
   const GemmGeometry geometry = ActiveGemmGeometry();
   float* const partials = workspace.Take<float>((cut.groups - 1) * cut.result_floats);
   const size_t scratch_bytes = BlockScratch::Bytes(cut);
@@ -337,8 +340,8 @@ void RunTapReduction(const char* zone, const TapReduction& r, Workspace workspac
     const int64_t begin = r.in.n * group / cut.groups * image_pixels;
     const int64_t end = r.in.n * (group + 1) / cut.groups * image_pixels;
     float* const out = group == 0 ? r.out : partials + (group - 1) * cut.result_floats;
-    ReducePart(r, cut, runs, segments, rows, column_range, begin, end, geometry.lanes, out,
-               group == 0 ? r.out_stride : columns, BlockScratch(cut, &own));
+    ReducePart(r, cut, gather ? &*gather : nullptr, segments, rows, column_range, begin, end,
+               geometry.lanes, out, group == 0 ? r.out_stride : columns, BlockScratch(cut, &own));
   });
   if (cut.groups == 1) return;
 

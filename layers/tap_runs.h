@@ -1,10 +1,7 @@
-// Taps of a sliding window, and runs of them for inputs of few channels.
+// Taps of a sliding window, and gathering what is under all of them for inputs of few channels.
 //
-// With, say, 3 channels a product of one tap is too short to be worth its overhead. Taps that
-// follow each other along a row of a dense image read consecutive floats, so that they make one
-// product of taps x channels values, read in place; only where a run leaves the image is it
-// gathered. In a view with gaps between its pixels all runs are gathered, and there all taps are
-// one run.
+// With, say, 3 channels a product of one tap is too short to be worth its overhead: the values
+// under all taps are copied to one row of taps x channels.
 #ifndef CLASSICNN_LAYERS_TAP_RUNS_H_
 #define CLASSICNN_LAYERS_TAP_RUNS_H_
 
@@ -20,37 +17,45 @@ struct Tap {
   int64_t weights = 0;  // offset of the tap's matrix
 };
 
-inline constexpr int64_t kMaxChannelsForTapRuns = 8;
+inline constexpr int64_t kMaxChannelsForGather = 8;
+inline constexpr int64_t kMaxTapsForGather = 64;
 
-// Whether such runs are worth it at all.
-inline bool UsesTapRuns(int64_t num_taps, int64_t channels) {
-  return num_taps > 1 && channels <= kMaxChannelsForTapRuns;
+// Whether gathering is worth it.
+inline bool GathersTaps(int64_t num_taps, int64_t channels) {
+  return num_taps > 1 && num_taps <= kMaxTapsForGather && channels <= kMaxChannelsForGather;
 }
 
-struct TapRuns {
-  int64_t length = 1;     // taps in each; divides their number
-  bool in_place = false;  // can be read from the input where they are inside the image
+// Floats from one gathered row to the next: taps x channels of them hold values, Gather may
+// overwrite the others.
+inline int64_t GatherStride(int64_t num_taps, int64_t channels) {
+  return (num_taps * channels + 15) / 16 * 16 + 16;
+}
+
+class TapGather {
+ public:
+  // Where GathersTaps.
+  TapGather(const ConstTensor& in, const Tap* taps, int64_t num_taps);
+
+  // What is under the taps where the window is at (h, w), (h, w + step), ... of image n: `count`
+  // rows, `to_stride` floats apart; zeros outside the image.
+  void Gather(int64_t n, int64_t h, int64_t w, int64_t step, int64_t count, float* to,
+              int64_t to_stride) const;
+
+ private:
+  struct Run {  // taps that follow each other along a row
+    int64_t h;
+    int64_t w;
+    int64_t length;
+  };
+
+  // One window's part of a run that may leave the image, or end where the tensor does.
+  void GatherCarefully(int64_t n, int64_t row, int64_t column, int64_t length, float* to) const;
+
+  ConstTensor in_;
+  const float* end_;  // of what may be read
+  Run runs_[kMaxTapsForGather];
+  int64_t num_runs_ = 0;
 };
-TapRuns FindTapRuns(const ConstTensor& in, const Tap* taps, int64_t num_taps);
-
-// The length x channels values under the run that begins with `taps`, where the window is at (h, w)
-// and `origin` is (or would be) the input pixel there, copied to `gathered`; zeros outside the
-// image.
-void GatherTapRun(const ConstTensor& in, const Tap* taps, const TapRuns& runs, const float* origin,
-                  int64_t h, int64_t w, float* gathered);
-
-// Where these values are: in the input, or gathered, or null where all are outside the image.
-inline const float* TapRunAt(const ConstTensor& in, const Tap* taps, const TapRuns& runs,
-                             const float* origin, int64_t h, int64_t w, float* gathered) {
-  if (runs.in_place) {
-    if (h + taps->h < 0 || h + taps->h >= in.h) return nullptr;
-    if (w + taps->w >= 0 && w + taps->w + runs.length <= in.w) {
-      return origin + (taps->h * in.w + taps->w) * in.pixel_stride;
-    }
-  }
-  GatherTapRun(in, taps, runs, origin, h, w, gathered);
-  return gathered;
-}
 
 }  // namespace classicnn
 
