@@ -235,6 +235,63 @@ HWY_INLINE void GemmFinishGradient(const GemmSums<kRows, kVectors>& sums, const 
   GemmGradientPartial(buffer, width, block, column, columns, epilogue);
 }
 
+// Writes whole vectors and adds to their moments.
+template <int kVectors>
+struct GemmMomentStore {
+  HWY_INLINE GemmMomentStore(const GemmBlock& block, const GemmEpilogue& epilogue, int64_t column_)
+      : out(block.out), column(column_) {
+    const GemmTag d;
+    for (int v = 0; v < kVectors; ++v) {
+      const int64_t c = column + v * static_cast<int64_t>(hn::Lanes(d));
+      center[v] = hn::LoadU(d, epilogue.center + c);
+      sum[v] = hn::LoadU(d, epilogue.sum + c);
+      squares[v] = hn::LoadU(d, epilogue.sum_of_squares + c);
+    }
+  }
+  HWY_INLINE void Row(int row, GemmVec sum0, GemmVec sum1) {
+    Vector(row, 0, sum0);
+    if (kVectors == 2) Vector(row, 1, sum1);
+  }
+  HWY_INLINE void Vector(int row, int v, GemmVec y) {
+    const GemmTag d;
+    hn::StoreU(y, d, out[row] + column + v * static_cast<int64_t>(hn::Lanes(d)));
+    const GemmVec deviation = hn::Sub(y, center[v]);
+    sum[v] = hn::Add(sum[v], deviation);
+    squares[v] = hn::MulAdd(deviation, deviation, squares[v]);
+  }
+  HWY_INLINE void StoreSums(const GemmEpilogue& epilogue) const {
+    const GemmTag d;
+    for (int v = 0; v < kVectors; ++v) {
+      const int64_t c = column + v * static_cast<int64_t>(hn::Lanes(d));
+      hn::StoreU(sum[v], d, epilogue.sum + c);
+      hn::StoreU(squares[v], d, epilogue.sum_of_squares + c);
+    }
+  }
+
+  float* const* HWY_RESTRICT out;
+  int64_t column;
+  GemmVec center[kVectors], sum[kVectors], squares[kVectors];
+};
+
+template <int kRows, int kVectors>
+HWY_INLINE void GemmFinishMoments(const GemmSums<kRows, kVectors>& sums, const GemmBlock& block,
+                                  int64_t column, int64_t columns, const GemmEpilogue& epilogue) {
+  const GemmTag d;
+  const int64_t width = kVectors * static_cast<int64_t>(hn::Lanes(d));
+  if (HWY_LIKELY(columns == width)) {
+    GemmMomentStore<kVectors> store(block, epilogue, column);
+    sums.ForEachRow(store);
+    store.StoreSums(epilogue);
+    return;
+  }
+  HWY_ALIGN float buffer[kRows * kVectors * hn::MaxLanes(d)];
+  sums.ForEachRow(GemmSpill<kVectors>{buffer});
+  GemmStorePartial(buffer, width, kRows, columns, /*accumulate=*/false,
+                   GemmRowPointers{block.out, column});
+  AddMomentRows(buffer, width, kRows, columns, epilogue.center + column, epilogue.sum + column,
+                epilogue.sum_of_squares + column);
+}
+
 inline constexpr int64_t kLineFloats = 16;  // of a cache line
 
 // Lines of a panel's columns that a block's epilogue will read. Not those that are overwritten as
@@ -292,6 +349,10 @@ HWY_NOINLINE void GemmKernel(const GemmBlock& block, const GemmBlock* next, int6
   }
   if (epilogue.gradient != nullptr) {
     GemmFinishGradient(sums, block, first_column, columns, epilogue);
+    return;
+  }
+  if (epilogue.center != nullptr) {
+    GemmFinishMoments(sums, block, first_column, columns, epilogue);
     return;
   }
   GemmFinish(sums, columns, epilogue.accumulate, GemmRowPointers{block.out, first_column});

@@ -70,6 +70,10 @@ struct GemmEpilogue {
   const GradientEpilogue<float>* gradient = nullptr;
   float* sum_g = nullptr;
   float* sum_gx = nullptr;
+  // Or, not with accumulate or gradient: out - center and its square are added to these, likewise.
+  const float* center = nullptr;
+  float* sum = nullptr;
+  float* sum_of_squares = nullptr;
 };
 
 // What is fetched while products are computed.

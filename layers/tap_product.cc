@@ -77,26 +77,18 @@ void PrefetchRows(const TapProduct& p, int64_t begin, int64_t end, PrefetchQueue
   }
 }
 
-// One panel of a tile: columns [column, column + columns) of its output.
-struct PanelOfTile {
-  const TapTile& tile;
-  const TapTileScratch& scratch;
-  int64_t num_blocks;
-  const float* panel;
-  int64_t column;
-  int64_t columns;
-};
-
-// The statistics of a panel that was just written.
-void AddMoments(const TapProduct& p, const PanelOfTile& t, int64_t piece, bool first_tile) {
+// A piece's center for the columns of a panel, from the block that was just written, and that
+// block's moments.
+void BeginMoments(const TapProduct& p, const GemmBlock& block, int64_t column, int64_t columns,
+                  int64_t piece) {
   const MomentPieces& m = *p.moments;
-  t.tile.ForEachOutputRun(p, [&](int64_t row, int64_t count, int64_t pixel, int64_t step) {
-    const float* const y = p.out.Pixel(pixel) + t.column;
-    const int64_t stride = step * p.out.pixel_stride;
-    if (first_tile && row == 0) m.Begin(piece, t.column, t.columns, y, stride, count);
-    AddMomentRows(y, stride, count, t.columns, m.center(piece) + t.column, m.sum(piece) + t.column,
-                  m.sum_of_squares(piece) + t.column);
-  });
+  float rows[kGemmMaxRows * 2 * kGemmMaxLanes];
+  for (int64_t i = 0; i < block.rows; ++i) {
+    std::copy_n(block.out[i] + column, columns, rows + i * columns);
+  }
+  m.Begin(piece, column, columns, rows, columns, block.rows);
+  AddMomentRows(rows, columns, block.rows, columns, m.center(piece) + column, m.sum(piece) + column,
+                m.sum_of_squares(piece) + column);
 }
 
 }  // namespace
@@ -207,6 +199,11 @@ void RunTapProduct(const char* zone, const TapProduct& p, Workspace workspace, C
       epilogue.sum_g = p.gradient_sums->sum_g(piece);
       epilogue.sum_gx = p.gradient_sums->sum_gx(piece);
     }
+    if (p.moments != nullptr) {
+      epilogue.center = p.moments->center(piece);
+      epilogue.sum = p.moments->sum(piece);
+      epilogue.sum_of_squares = p.moments->sum_of_squares(piece);
+    }
     int64_t pixels = 0;
     for (int64_t t = cut.FirstTile(run); t < cut.FirstTile(run + 1); ++t) {
       const TapTile tile(p, cut, t);
@@ -233,21 +230,25 @@ void RunTapProduct(const char* zone, const TapProduct& p, Workspace workspace, C
       const int64_t next_rows =
           input == TapInput::kTile && t + 1 < cut.tiles ? TapTile(p, cut, t + 1).rows : 0;
       for (int64_t panel = first_panel; panel <= last_panel; ++panel) {
-        const PanelOfTile part{
-            tile,          tables,
-            num_blocks,    GemmPanel(packed, geometry, p.num_taps * channels, panel),
-            panel * width, std::min(width, columns - panel * width)};
+        const float* const b = GemmPanel(packed, geometry, p.num_taps * channels, panel);
+        const int64_t column = panel * width;
+        const int64_t panel_columns = std::min(width, columns - column);
         PrefetchQueue queue;
         queue.Clear();
         const int64_t panels = last_panel - first_panel + 1;
         PrefetchRows(p, next_begin + next_rows * (panel - first_panel) / panels,
                      next_begin + next_rows * (panel + 1 - first_panel) / panels, &queue);
         queue.SpreadOver(num_blocks * GemmPrefetchSteps(depth));
-        GemmMultiply(tables.blocks, num_blocks, depth, part.panel, part.column, part.columns,
-                     epilogue,
-                     {panel == first_panel && input != TapInput::kTile && !gather,
-                      panel == last_panel ? nullptr : tables.blocks, &queue});
-        if (p.moments != nullptr) AddMoments(p, part, piece, t == cut.FirstTile(run));
+        const GemmPrefetch prefetch{panel == first_panel && input != TapInput::kTile && !gather,
+                                    panel == last_panel ? nullptr : tables.blocks, &queue};
+        int64_t begun = 0;
+        if (p.moments != nullptr && t == cut.FirstTile(run)) {
+          begun = 1;
+          GemmMultiply(tables.blocks, 1, depth, b, column, panel_columns, p.epilogue);
+          BeginMoments(p, tables.blocks[0], column, panel_columns, piece);
+        }
+        GemmMultiply(tables.blocks + begun, num_blocks - begun, depth, b, column, panel_columns,
+                     epilogue, prefetch);
       }
     }
     if (p.moments != nullptr && group == 0) p.moments->pixels(piece) = pixels;

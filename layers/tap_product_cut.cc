@@ -156,19 +156,18 @@ TapTile::TapTile(const TapProduct& p, const TapProductCut& cut, int64_t tile)
 
 int64_t FillRowTile(const TapProduct& p, const TapTile& tile, const float* rows, int64_t row_stride,
                     int64_t block_rows, const TapTileScratch& s) {
-  tile.ForEachOutputRun(p, [&](int64_t first, int64_t count, int64_t pixel, int64_t step) {
-    float* out = p.out.Pixel(pixel);
-    for (int64_t i = first; i < first + count; ++i, out += step * p.out.pixel_stride) {
-      s.a[i] = rows + i * row_stride;
-      s.out[i] = out;
-    }
-    if (!p.gradient_epilogue.active()) return;
-    const float* x = p.gradient_epilogue.x.Pixel(pixel);
-    for (int64_t i = first; i < first + count;
-         ++i, x += step * p.gradient_epilogue.x.pixel_stride) {
-      s.x[i] = x;
-    }
-  });
+  OutputLattice(p).ForEachRun(tile.begin, tile.begin + tile.rows,
+                              [&](int64_t row, int64_t count, int64_t pixel, int64_t step) {
+                                const int64_t first = row - tile.begin;
+                                for (int64_t i = 0; i < count; ++i) {
+                                  s.a[first + i] = rows + (first + i) * row_stride;
+                                  s.out[first + i] = p.out.Pixel(pixel + i * step);
+                                }
+                                if (!p.gradient_epilogue.active()) return;
+                                for (int64_t i = 0; i < count; ++i) {
+                                  s.x[first + i] = p.gradient_epilogue.x.Pixel(pixel + i * step);
+                                }
+                              });
   s.segment[0] = 0;
   const int64_t num_blocks = DivideUp(tile.rows, block_rows);
   for (int64_t b = 0; b < num_blocks; ++b) {

@@ -132,25 +132,6 @@ inline PixelLattice OutputLattice(const TapProduct& p) {
 struct TapTile {
   TapTile(const TapProduct& p, const TapProductCut& cut, int64_t tile);
 
-  // Calls call(first row, rows, output pixel of the first, pixels from one to the next) for all
-  // rows, counted from the tile's first.
-  template <class Call>
-  void ForEachOutputRun(const TapProduct& p, const Call& call) const {
-    const PixelLattice lattice = OutputLattice(p);
-    if (!by_position) {
-      lattice.ForEachRun(begin, begin + rows,
-                         [&](int64_t row, int64_t count, int64_t pixel, int64_t step) {
-                           call(row - begin, count, pixel, step);
-                         });
-      return;
-    }
-    const int64_t images = n_end - n_begin;
-    for (int64_t place = 0; place < p.h * p.w; ++place) {
-      call(place * images, images, lattice.Pixel(n_begin, place / p.w, place % p.w),
-           p.out.h * p.out.w);
-    }
-  }
-
   bool by_position;
   int64_t n_begin = 0, n_end = 0;
   int64_t begin = 0;  // not by position: the first
