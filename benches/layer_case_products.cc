@@ -58,11 +58,7 @@ class Conv2dCase : public LayerCase {
   int64_t executed_macs() const override {
     return Conv2dExecutedMacs(conv_, Conv2dPassOf(pass_), algorithm_);
   }
-  double error_bound() const override {
-    const bool winograd =
-        algorithm_ == Conv2dAlgorithm::kWinograd4 || algorithm_ == Conv2dAlgorithm::kWinograd2;
-    return winograd ? 5e-4 : 1e-4;
-  }
+  double error_bound() const override { return IsWinograd(algorithm_) ? 5e-4 : 1e-4; }
 
   void RunOptimized() override {
     switch (pass_) {

@@ -40,8 +40,9 @@ ABSL_FLAG(
     "thread), onednn (oneDNN's direct algorithms) and onednn_auto (whichever it picks), where "
     "this program was built with oneDNN.");
 ABSL_FLAG(std::string, algorithm, "",
-          "Convolution algorithm to force: pointwise, direct, depthwise, winograd4, winograd2. "
-          "Of the models' shapes those that it can run are measured. Empty: the one a plan would "
+          "Convolution algorithm to force: pointwise, direct, depthwise, winograd4, winograd2, "
+          "winograd2x5. Of the models' shapes those that it can run are measured. Empty: the one a "
+          "plan would "
           "take.");
 
 namespace classicnn {

@@ -65,12 +65,15 @@ inline constexpr Conv2dPass kAllConv2dPasses[] = {Conv2dPass::kForward, Conv2dPa
                                                   Conv2dPass::kBackwardWeights};
 
 enum class Conv2dAlgorithm {
-  kPointwise,  // GEMM over pixels: kernel 1, stride 1, padding 0, one group
-  kDirect,     // implicit GEMM over taps: everything else with one group or a few
-  kDepthwise,  // vectorized over channels: depthwise
-  kWinograd4,  // F(4x4, 3x3): kernel 3, stride 1, one group (Lavin and Gray, 2015)
-  kWinograd2,  // F(2x2, 3x3), likewise
+  kPointwise,    // GEMM over pixels: kernel 1, stride 1, padding 0, one group
+  kDirect,       // implicit GEMM over taps: everything else with one group or a few
+  kDepthwise,    // vectorized over channels: depthwise
+  kWinograd4,    // F(4x4, 3x3): kernel 3, stride 1, one group (Lavin and Gray, 2015)
+  kWinograd2,    // F(2x2, 3x3), likewise
+  kWinograd2x5,  // F(2x2, 5x5): kernel 5, stride 1, one group
 };
+// Whether results differ from a direct sum by the rounding of transforms.
+bool IsWinograd(Conv2dAlgorithm algorithm);
 const char* Conv2dAlgorithmName(Conv2dAlgorithm algorithm);  // "pointwise", "direct", ...
 absl::StatusOr<Conv2dAlgorithm> ParseConv2dAlgorithm(absl::string_view name);
 

@@ -12,15 +12,17 @@
 namespace classicnn {
 namespace {
 
+template <int kKernel>
 bool Supports(const Conv2dShape& s, Conv2dPass /*pass*/) {
-  return s.kernel == 3 && s.stride == 1 && s.groups == 1;
+  return s.kernel == kKernel && s.stride == 1 && s.groups == 1;
 }
 
 template <int kTile>
 int64_t ExecutedMacs(const Conv2dShape& s, Conv2dPass pass) {
   const bool of_input = pass == Conv2dPass::kBackwardData;
   const WinogradTiles tiles(s.n, of_input ? s.h : s.out_h(), of_input ? s.w : s.out_w(), kTile);
-  return tiles.count * (kTile + 2) * (kTile + 2) * s.in_channels * s.out_channels;
+  const int64_t size = kTile + s.kernel - 1;
+  return tiles.count * size * size * s.in_channels * s.out_channels;
 }
 
 template <int kTile>
@@ -28,9 +30,11 @@ size_t WorkspaceBytes(const Conv2dShape& s, Conv2dPass pass, int num_threads,
                       const Conv2dFusion& fusion) {
   switch (pass) {
     case Conv2dPass::kForward:
-      return WinogradCorrelateWorkspaceBytes(kTile, s.output(), s.in_channels, num_threads, fusion);
+      return WinogradCorrelateWorkspaceBytes(GetWinogradKernels(kTile, s.kernel), s.output(),
+                                             s.in_channels, num_threads, fusion);
     case Conv2dPass::kBackwardData:
-      return WinogradCorrelateWorkspaceBytes(kTile, s.input(), s.out_channels, num_threads, fusion);
+      return WinogradCorrelateWorkspaceBytes(GetWinogradKernels(kTile, s.kernel), s.input(),
+                                             s.out_channels, num_threads, fusion);
     case Conv2dPass::kBackwardWeights:
       return WinogradGradientWorkspaceBytes(kTile, s, num_threads);
   }
@@ -57,7 +61,8 @@ void Forward(const Conv2dForwardArgs<float>& args, Context& ctx) {
   c.weights = args.weights;
   c.bias = args.bias;
   c.statistics = args.statistics;
-  WinogradCorrelate("conv2d.forward.winograd", kTile, c, args.workspace, ctx);
+  WinogradCorrelate("conv2d.forward.winograd", GetWinogradKernels(kTile, args.shape.kernel), c,
+                    args.workspace, ctx);
 }
 
 template <int kTile>
@@ -66,12 +71,13 @@ void BackwardData(const Conv2dBackwardDataArgs<float>& args, Context& ctx) {
   c.in.tensor = args.dy;
   c.in.gradient = args.gradient;
   c.out = args.dx;
-  c.padding = 2 - args.shape.padding;
+  c.padding = args.shape.kernel - 1 - args.shape.padding;
   c.weights = args.weights;
   c.transposed = true;
   c.accumulate = args.accumulate;
   c.epilogue = args.epilogue;
-  WinogradCorrelate("conv2d.backward_data.winograd", kTile, c, args.workspace, ctx);
+  WinogradCorrelate("conv2d.backward_data.winograd", GetWinogradKernels(kTile, args.shape.kernel),
+                    c, args.workspace, ctx);
 }
 
 template <int kTile>
@@ -82,11 +88,15 @@ void BackwardWeights(const Conv2dBackwardWeightsArgs<float>& args, Context& ctx)
 }  // namespace
 
 const Conv2dAlgorithmOps kConv2dWinograd4Ops = {
-    Supports,           ExecutedMacs<4>, WorkspaceBytes<4>, Forward<4>, BackwardData<4>,
+    Supports<3>,        ExecutedMacs<4>, WorkspaceBytes<4>, Forward<4>, BackwardData<4>,
     BackwardWeights<4>, Fuses,
 };
 const Conv2dAlgorithmOps kConv2dWinograd2Ops = {
-    Supports,           ExecutedMacs<2>, WorkspaceBytes<2>, Forward<2>, BackwardData<2>,
+    Supports<3>,        ExecutedMacs<2>, WorkspaceBytes<2>, Forward<2>, BackwardData<2>,
+    BackwardWeights<2>, Fuses,
+};
+const Conv2dAlgorithmOps kConv2dWinograd2x5Ops = {
+    Supports<5>,        ExecutedMacs<2>, WorkspaceBytes<2>, Forward<2>, BackwardData<2>,
     BackwardWeights<2>, Fuses,
 };
 

@@ -155,7 +155,7 @@ void CorrelateByTiles(const char* zone, const WinogradKernels& k, const Correlat
     k.transform_input(c.in, c.padding, plan.tiles, begin, count, plan.v, v);
     // While this block is multiplied, the inputs of the next are fetched.
     const int64_t products = k.points * (k.PadTiles(count) / k.block_rows);
-    WinogradPrefetch inputs(c.in.tensor, c.in.gradient.x, plan.tiles, 2 - c.padding,
+    WinogradPrefetch inputs(c.in.tensor, c.in.gradient.x, plan.tiles, k.kernel - 1 - c.padding,
                             begin + plan.block, begin + 2 * plan.block, plan.panels * products);
     for (int64_t p = 0; p < plan.panels; ++p) {
       const int64_t width = k.Width(columns, p);
@@ -226,17 +226,16 @@ void CorrelateByPanels(const char* zone, const WinogradKernels& k, const Correla
 
 }  // namespace
 
-size_t WinogradCorrelateWorkspaceBytes(int64_t tile, const Shape4& out, int64_t depth,
+size_t WinogradCorrelateWorkspaceBytes(const WinogradKernels& k, const Shape4& out, int64_t depth,
                                        int num_threads, const Conv2dFusion& fusion) {
-  const CorrelationPlan plan(GetWinogradKernels(tile), out, depth);
+  const CorrelationPlan plan(k, out, depth);
   return Workspace::BytesFor<float>(depth) + Workspace::BytesFor<float>(plan.shared_size) +
          Workspace::BytesFor<float>(plan.thread_size * num_threads) +
          EpilogueSums::Bytes(plan, out.c, fusion);
 }
 
-void WinogradCorrelate(const char* zone, int64_t tile, WinogradCorrelation c, Workspace workspace,
-                       Context& ctx) {
-  const WinogradKernels& k = GetWinogradKernels(tile);
+void WinogradCorrelate(const char* zone, const WinogradKernels& k, WinogradCorrelation c,
+                       Workspace workspace, Context& ctx) {
   const CorrelationPlan plan(k, c.out.shape(), c.depth());
   float* zeros = workspace.Take<float>(c.depth());
   std::fill(zeros, zeros + c.depth(), 0.0f);

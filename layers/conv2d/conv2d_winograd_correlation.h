@@ -12,11 +12,11 @@
 namespace classicnn {
 
 // `depth` channels in, an output of `out`'s shape, with the epilogue that `fusion` has.
-size_t WinogradCorrelateWorkspaceBytes(int64_t tile, const Shape4& out, int64_t depth,
+size_t WinogradCorrelateWorkspaceBytes(const WinogradKernels& k, const Shape4& out, int64_t depth,
                                        int num_threads, const Conv2dFusion& fusion);
 // `zone` is a string literal; c.in.zeros is set here.
-void WinogradCorrelate(const char* zone, int64_t tile, WinogradCorrelation c, Workspace workspace,
-                       Context& ctx);
+void WinogradCorrelate(const char* zone, const WinogradKernels& k, WinogradCorrelation c,
+                       Workspace workspace, Context& ctx);
 
 }  // namespace classicnn
 

@@ -116,7 +116,8 @@ void GradientByImages(const WinogradKernels& k, const GradientPlan& plan,
       // last.
       const int64_t next = begin + plan.block;
       const int64_t next_end = next < last ? std::min(last, next + plan.block) : next + plan.block;
-      WinogradPrefetch inputs(x.tensor, {}, plan.tiles, 2 - s.padding, next, next_end, products);
+      WinogradPrefetch inputs(x.tensor, {}, plan.tiles, k.kernel - 1 - s.padding, next, next_end,
+                              products);
       WinogradPrefetch gradients(dy.tensor, dy.gradient.x, plan.tiles, 0, next, next_end, products);
       k.outer(v, plan.v, w, plan.w, count, s.in_channels, s.out_channels, begin > first, du,
               plan.du.row, plan.du.point, &inputs, &gradients);
@@ -172,14 +173,14 @@ void GradientByChannels(const WinogradKernels& k, const GradientPlan& plan,
 }  // namespace
 
 size_t WinogradGradientWorkspaceBytes(int64_t tile, const Conv2dShape& shape, int num_threads) {
-  const GradientPlan plan(GetWinogradKernels(tile), shape);
+  const GradientPlan plan(GetWinogradKernels(tile, shape.kernel), shape);
   return Workspace::BytesFor<float>(std::max(shape.in_channels, shape.out_channels)) +
          Workspace::BytesFor<float>(plan.shared_size) +
          Workspace::BytesFor<float>(plan.thread_size * num_threads);
 }
 
 void WinogradGradient(int64_t tile, const Conv2dBackwardWeightsArgs<float>& args, Context& ctx) {
-  const WinogradKernels& k = GetWinogradKernels(tile);
+  const WinogradKernels& k = GetWinogradKernels(tile, args.shape.kernel);
   const GradientPlan plan(k, args.shape);
   Workspace workspace = args.workspace;
   const int64_t channels = std::max(args.shape.in_channels, args.shape.out_channels);

@@ -82,12 +82,13 @@ void PackWeights(const WinogradCorrelation& c, int64_t panel, int64_t d0, int64_
   const int64_t columns = std::min(2 * lanes, c.columns() - first);
   const int64_t width = (columns + lanes - 1) / lanes * lanes;
   const int64_t tap_size = c.depth() * c.columns();
-  const float* taps[9];
+  constexpr int64_t kTaps = F::kKernel * F::kKernel;
+  const float* taps[kTaps];
   if (!c.transposed) {
     constexpr int64_t kRowsAhead = 4;
     for (int64_t i = d0; i < d1; ++i) {
       for (int64_t j = 0; j < columns; j += lanes) {
-        for (int64_t tap = 0; tap < 9; ++tap) {
+        for (int64_t tap = 0; tap < kTaps; ++tap) {
           taps[tap] = c.weights + tap * tap_size + i * c.columns() + first + j;
           hwy::Prefetch(taps[tap] + kRowsAhead * c.columns());
         }
@@ -97,18 +98,19 @@ void PackWeights(const WinogradCorrelation& c, int64_t panel, int64_t d0, int64_
     }
     return;
   }
-  // A cache line of depth at a time is transposed first: w[8 - tap][first + j][i] to [tap][i][j].
+  // A cache line of depth at a time is transposed first: w[kTaps - 1 - tap][first + j][i] to
+  // [tap][i][j].
   constexpr int64_t kLine = 16;
-  HWY_ALIGN float transposed[9 * kLine * 2 * hn::MaxLanes(d)];
+  HWY_ALIGN float transposed[kTaps * kLine * 2 * hn::MaxLanes(d)];
   for (int64_t begin = d0; begin < d1; begin += kLine) {
     const int64_t end = std::min(d1, begin + kLine);
-    for (int64_t tap = 0; tap < 9; ++tap) {
-      Transpose(c.weights + (8 - tap) * tap_size + first * c.depth() + begin, c.depth(),
+    for (int64_t tap = 0; tap < kTaps; ++tap) {
+      Transpose(c.weights + (kTaps - 1 - tap) * tap_size + first * c.depth() + begin, c.depth(),
                 end - begin, columns, transposed + tap * kLine * width, width);
     }
     for (int64_t i = begin; i < end; ++i) {
       for (int64_t j = 0; j < columns; j += lanes) {
-        for (int64_t tap = 0; tap < 9; ++tap) {
+        for (int64_t tap = 0; tap < kTaps; ++tap) {
           taps[tap] = transposed + (tap * kLine + i - begin) * width + j;
         }
         PackStep<F>(taps, hn::FirstN(d, static_cast<size_t>(std::min(lanes, columns - j))),
@@ -156,6 +158,7 @@ template <class F>
 WinogradKernels MakeKernels() {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(DF()));
   return {F::kOut,
+          F::kKernel,
           F::kPoints,
           kBlockRows,
           lanes,
@@ -169,10 +172,11 @@ WinogradKernels MakeKernels() {
           TransformWeightGradient<F>};
 }
 
-const WinogradKernels* Kernels(int64_t tile) {
+const WinogradKernels* Kernels(int64_t tile, int64_t kernel) {
   static const WinogradKernels kernels4 = MakeKernels<F4>();
   static const WinogradKernels kernels2 = MakeKernels<F2>();
-  return tile == 4 ? &kernels4 : &kernels2;
+  static const WinogradKernels kernels2x5 = MakeKernels<F2x5>();
+  return tile == 4 ? &kernels4 : kernel == 3 ? &kernels2 : &kernels2x5;
 }
 
 }  // namespace winograd
@@ -189,9 +193,10 @@ namespace {
 HWY_EXPORT(Kernels);
 }  // namespace
 
-const WinogradKernels& GetWinogradKernels(int64_t tile) {
-  CNN_CHECK(tile == 2 || tile == 4, tile);
-  return *HWY_DYNAMIC_DISPATCH(Kernels)(tile);
+const WinogradKernels& GetWinogradKernels(int64_t tile, int64_t kernel) {
+  CNN_CHECK((tile == 2 && (kernel == 3 || kernel == 5)) || (tile == 4 && kernel == 3), tile, " ",
+            kernel);
+  return *HWY_DYNAMIC_DISPATCH(Kernels)(tile, kernel);
 }
 
 }  // namespace classicnn

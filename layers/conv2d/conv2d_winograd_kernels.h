@@ -1,8 +1,9 @@
-// Internal: what the Winograd drivers ask of each instruction set, for F(4x4, 3x3) and F(2x2, 3x3).
+// Internal: what the Winograd drivers ask of each instruction set, for F(4x4, 3x3), F(2x2, 3x3) and
+// F(2x2, 5x5).
 //
-// Names: `points` = (m + 2)^2 products of a tile; `tiles` = m x m blocks of an output image,
-// numbered through all images row by row; `depth` = channels summed over; `columns` = channels
-// produced.
+// Names, for F(m x m, r x r): `points` = (m + r - 1)^2 products of a tile; `tiles` = m x m blocks
+// of an output image, numbered through all images row by row; `depth` = channels summed over;
+// `columns` = channels produced.
 //
 //   v[point][tile][depth]           transformed input tiles
 //   u[panel][point][depth][width]   transformed weights, a panel being `panel` columns wide, the
@@ -57,13 +58,13 @@ struct WinogradSums {
   }
 };
 
-// A 3 x 3 correlation with stride 1: the forward pass, or backward data with x and y in exchanged
+// A correlation with stride 1: the forward pass, or backward data with x and y in exchanged
 // roles and the weights flipped and transposed.
 struct WinogradCorrelation {
   WinogradSource in;
   Tensor out;
   int64_t padding = 0;             // of `in`
-  const float* weights = nullptr;  // the layer's [3, 3, C, K]
+  const float* weights = nullptr;  // the layer's [r, r, C, K]
   bool transposed = false;         // depth runs over K and columns over C, taps backwards
   const float* bias = nullptr;
   bool accumulate = false;
@@ -189,7 +190,8 @@ struct WinogradLayout {
 
 struct WinogradKernels {
   int64_t tile;        // m
-  int64_t points;      // (m + 2)^2
+  int64_t kernel;      // r
+  int64_t points;      // (m + r - 1)^2
   int64_t block_rows;  // of the register block: tiles of a product are padded to multiples of it,
                        // channels of the weights' gradient to at most block_rows - 1 more
   int64_t vector;      // floats
@@ -224,8 +226,8 @@ struct WinogradKernels {
                 const WinogradLayout& w_layout, int64_t count, int64_t depth, int64_t columns,
                 bool accumulate, float* du, int64_t du_row, int64_t du_point,
                 WinogradPrefetch* inputs, WinogradPrefetch* gradients);
-  // dw[tap][d][k] (+)= G^T du G for d in [0, depth), k in [0, columns), tap in [0, 9), with dw_row
-  // elements from one d to the next and dw_tap from one tap to the next.
+  // dw[tap][d][k] (+)= G^T du G for d in [0, depth), k in [0, columns), tap in [0, r^2), with
+  // dw_row elements from one d to the next and dw_tap from one tap to the next.
   void (*transform_weight_gradient)(const float* du, int64_t du_row, int64_t du_point,
                                     int64_t depth, int64_t columns, bool accumulate, float* dw,
                                     int64_t dw_row, int64_t dw_tap);
@@ -240,8 +242,8 @@ struct WinogradKernels {
   }
 };
 
-// For the instruction set that dispatch takes now; 4 or 2.
-const WinogradKernels& GetWinogradKernels(int64_t tile);
+// Of F(tile x tile, kernel x kernel), for the instruction set that dispatch takes now.
+const WinogradKernels& GetWinogradKernels(int64_t tile, int64_t kernel);
 
 }  // namespace classicnn
 

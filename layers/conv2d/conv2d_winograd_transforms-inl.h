@@ -1,13 +1,13 @@
 // The transforms of Winograd's minimal filtering, in one and two dimensions, on vectors of
 // channels. Per-target: included after hwy/highway.h, once per instruction set.
 //
-// F(m, 3) computes m outputs y of a filter g of three taps over m + 2 inputs d with m + 2
+// F(m, r) computes m outputs y of a filter g of r taps over m + r - 1 inputs d with m + r - 1
 // multiplications:   y = A^T [(G g) * (B^T d)],   * element by element.
-// It is polynomial multiplication by evaluation at m + 1 points and infinity (Toom and Cook), run
-// backwards (transposed), which is how it becomes a correlation. With the points p_i,
-// M(x) = prod (x - p_i) and N_i = prod over j != i of (p_i - p_j):
+// It is polynomial multiplication by evaluation at m + r - 2 points and infinity (Toom and Cook),
+// run backwards (transposed), which is how it becomes a correlation. With the points p_i, M(x) =
+// prod (x - p_i) and N_i = prod over j != i of (p_i - p_j):
 //   A^T  column i is (1, p_i, p_i^2, ...); the last column (infinity) is (0, ..., 0, 1)
-//   G    row i is (1, p_i, p_i^2) / N_i;   the last row is (0, 0, 1)
+//   G    row i is (1, p_i, p_i^2, ...) / N_i;   the last row is (0, ..., 0, 1)
 //   B^T  row i holds the coefficients of M(x) / (x - p_i); the last row those of M(x)
 // In two dimensions each is applied to the columns and then to the rows. The same matrices give the
 // gradient of g, because y is linear in it:   dg = G^T [(A dy) * (B^T d)].
@@ -40,6 +40,7 @@ HWY_INLINE VF Const(float value) { return hn::Set(DF(), value); }
 // F(2, 3) with the points 0, 1, -1, infinity. Signs of row 0 are turned in both B^T and G.
 struct F2 {
   static constexpr int kOut = 2;
+  static constexpr int kKernel = 3;
   static constexpr int kSize = 4;
   static constexpr int kPoints = 16;
 
@@ -85,6 +86,7 @@ struct F2 {
 // +-2 give, and the symmetric pairs share half of their arithmetic as those do.
 struct F4 {
   static constexpr int kOut = 4;
+  static constexpr int kKernel = 3;
   static constexpr int kSize = 6;
   static constexpr int kPoints = 36;
 
@@ -148,6 +150,57 @@ struct F4 {
   }
 };
 
+// F(2, 5) with the points of F(4, 3): B^T is the same, as it depends on nothing else.
+struct F2x5 {
+  static constexpr int kOut = 2;
+  static constexpr int kKernel = 5;
+  static constexpr int kSize = 6;
+  static constexpr int kPoints = 36;
+
+  static constexpr float kA = F4::kA;
+  static constexpr float kB = F4::kB;
+
+  static HWY_INLINE void Input(const VF* HWY_RESTRICT d, VF* HWY_RESTRICT v) { F4::Input(d, v); }
+  static HWY_INLINE void Weights(const VF* HWY_RESTRICT g, VF* HWY_RESTRICT u) {
+    const VF a_even = hn::Mul(hn::MulAdd(Const(0.25f), g[4], hn::MulAdd(Const(0.5f), g[2], g[0])),
+                              Const(-2.0f / 3));
+    const VF b_even = hn::Mul(hn::MulAdd(Const(4.0f), g[4], hn::MulAdd(Const(2.0f), g[2], g[0])),
+                              Const(1.0f / 6));
+    const VF a_odd = hn::MulAdd(Const(0.5f), g[3], g[1]);
+    const VF b_odd = hn::MulAdd(Const(2.0f), g[3], g[1]);
+    u[0] = g[0];
+    u[1] = hn::MulAdd(Const(kA * -2.0f / 3), a_odd, a_even);
+    u[2] = hn::NegMulAdd(Const(kA * -2.0f / 3), a_odd, a_even);
+    u[3] = hn::MulAdd(Const(kB / 6), b_odd, b_even);
+    u[4] = hn::NegMulAdd(Const(kB / 6), b_odd, b_even);
+    u[5] = g[4];
+  }
+  static HWY_INLINE void Output(const VF* HWY_RESTRICT m, VF* HWY_RESTRICT y) {
+    y[0] = hn::Add(m[0], hn::Add(hn::Add(m[1], m[2]), hn::Add(m[3], m[4])));
+    y[1] = hn::MulAdd(Const(kA), hn::Sub(m[1], m[2]),
+                      hn::MulAdd(Const(kB), hn::Sub(m[3], m[4]), m[5]));
+  }
+  static HWY_INLINE void Gradient(const VF* HWY_RESTRICT e, VF* HWY_RESTRICT w) {
+    w[0] = e[0];
+    w[1] = hn::MulAdd(Const(kA), e[1], e[0]);
+    w[2] = hn::NegMulAdd(Const(kA), e[1], e[0]);
+    w[3] = hn::MulAdd(Const(kB), e[1], e[0]);
+    w[4] = hn::NegMulAdd(Const(kB), e[1], e[0]);
+    w[5] = e[1];
+  }
+  static HWY_INLINE void WeightGradient(const VF* HWY_RESTRICT m, VF* HWY_RESTRICT g) {
+    const VF a_sum = hn::Mul(hn::Add(m[1], m[2]), Const(-2.0f / 3));
+    const VF b_sum = hn::Mul(hn::Add(m[3], m[4]), Const(1.0f / 6));
+    const VF a_odd = hn::Mul(hn::Sub(m[1], m[2]), Const(kA * -2.0f / 3));
+    const VF b_odd = hn::Mul(hn::Sub(m[3], m[4]), Const(kB / 6));
+    g[0] = hn::Add(m[0], hn::Add(a_sum, b_sum));
+    g[1] = hn::Add(a_odd, b_odd);
+    g[2] = hn::MulAdd(Const(0.5f), a_sum, hn::Add(b_sum, b_sum));
+    g[3] = hn::MulAdd(Const(0.5f), a_odd, hn::Add(b_odd, b_odd));
+    g[4] = hn::MulAdd(Const(0.25f), a_sum, hn::MulAdd(Const(4.0f), b_sum, m[5]));
+  }
+};
+
 // One dimension of a transform from kFrom to kTo values: Apply(const VF*, VF*).
 template <class F>
 struct InputTransform {
@@ -158,7 +211,7 @@ struct InputTransform {
 };
 template <class F>
 struct WeightsTransform {
-  static constexpr int kFrom = 3, kTo = F::kSize;
+  static constexpr int kFrom = F::kKernel, kTo = F::kSize;
   static HWY_INLINE void Apply(const VF* HWY_RESTRICT in, VF* HWY_RESTRICT out) {
     F::Weights(in, out);
   }
@@ -179,7 +232,7 @@ struct GradientTransform {
 };
 template <class F>
 struct WeightGradientTransform {
-  static constexpr int kFrom = F::kSize, kTo = 3;
+  static constexpr int kFrom = F::kSize, kTo = F::kKernel;
   static HWY_INLINE void Apply(const VF* HWY_RESTRICT in, VF* HWY_RESTRICT out) {
     F::WeightGradient(in, out);
   }

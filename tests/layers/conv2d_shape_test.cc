@@ -68,7 +68,7 @@ TEST(Conv2dShapeTest, ValidateRefusesImpossibleShapes) {
 TEST(Conv2dShapeTest, AlgorithmNames) {
   for (const auto algorithm :
        {Conv2dAlgorithm::kPointwise, Conv2dAlgorithm::kDirect, Conv2dAlgorithm::kDepthwise,
-        Conv2dAlgorithm::kWinograd4, Conv2dAlgorithm::kWinograd2}) {
+        Conv2dAlgorithm::kWinograd4, Conv2dAlgorithm::kWinograd2, Conv2dAlgorithm::kWinograd2x5}) {
     const auto parsed = ParseConv2dAlgorithm(Conv2dAlgorithmName(algorithm));
     ASSERT_TRUE(parsed.ok());
     EXPECT_EQ(*parsed, algorithm);
@@ -79,16 +79,16 @@ TEST(Conv2dShapeTest, AlgorithmNames) {
 }
 
 TEST(Conv2dShapeTest, EveryValidShapeHasAnAlgorithm) {
-  for (const char* text : {"n1c1h1w1k1r1s1p0", "n2c8h4w4k8r3s1p1g8", "n2c8h4w4k16r3s1p1g4",
-                           "n1c2h9w9k2r7s3p6", "n64c512h2w2k512r3s1p1", "n64c64h32w32k64r1s2p0"}) {
+  for (const char* text :
+       {"n1c1h1w1k1r1s1p0", "n2c8h4w4k8r3s1p1g8", "n2c8h4w4k16r3s1p1g4", "n1c2h9w9k2r7s3p6",
+        "n64c512h2w2k512r3s1p1", "n64c32h8w8k64r5s1p2", "n64c64h32w32k64r1s2p0"}) {
     const Conv2dShape shape = *Conv2dShape::Parse(text);
     for (const Conv2dPass pass : kAllConv2dPasses) {
       for (const bool winograd : {false, true}) {
         const auto algorithms = Conv2dAlgorithms(shape, pass, winograd);
         ASSERT_FALSE(algorithms.empty()) << text;
         for (const Conv2dAlgorithm a : algorithms) {
-          EXPECT_TRUE(winograd ||
-                      (a != Conv2dAlgorithm::kWinograd4 && a != Conv2dAlgorithm::kWinograd2));
+          EXPECT_TRUE(winograd || !IsWinograd(a));
           EXPECT_GT(Conv2dExecutedMacs(shape, pass, a), 0);
         }
       }

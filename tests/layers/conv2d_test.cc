@@ -174,9 +174,7 @@ HWY_TARGET_INSTANTIATE_TEST_SUITE_P(Conv2dTest);
 
 // Sums of small whole numbers are exact in any order, so that direct algorithms must be equal; the
 // transforms of Winograd's are not.
-bool IsExact(Conv2dAlgorithm algorithm) {
-  return algorithm != Conv2dAlgorithm::kWinograd4 && algorithm != Conv2dAlgorithm::kWinograd2;
-}
+bool IsExact(Conv2dAlgorithm algorithm) { return !IsWinograd(algorithm); }
 
 TEST_P(Conv2dTest, IntegersAreExact) {
   Context ctx(1);

@@ -19,11 +19,16 @@
 namespace classicnn {
 namespace {
 
-constexpr Conv2dAlgorithm kAlgorithms[] = {Conv2dAlgorithm::kWinograd4,
-                                           Conv2dAlgorithm::kWinograd2};
+std::vector<Conv2dAlgorithm> AlgorithmsFor(const Conv2dShape& shape) {
+  if (shape.kernel == 5) return {Conv2dAlgorithm::kWinograd2x5};
+  return {Conv2dAlgorithm::kWinograd4, Conv2dAlgorithm::kWinograd2};
+}
 
 Conv2dShape Winograd(int64_t n, int64_t c, int64_t h, int64_t w, int64_t k, int64_t padding) {
   return {n, c, h, w, k, 3, 1, padding, 1};
+}
+Conv2dShape Winograd5(int64_t n, int64_t c, int64_t h, int64_t w, int64_t k, int64_t padding) {
+  return {n, c, h, w, k, 5, 1, padding, 1};
 }
 
 // One problem, its results in float and what they should be in double. Tensors have pixel strides
@@ -140,7 +145,7 @@ class Conv2dWinograd : public ::testing::TestWithParam<std::string> {
       Problem problem(shape, extra);
       for (const Conv2dPass pass : kAllConv2dPasses) {
         const GuardedTensor<double> expected = problem.Expected(pass, accumulate);
-        for (const Conv2dAlgorithm algorithm : kAlgorithms) {
+        for (const Conv2dAlgorithm algorithm : AlgorithmsFor(shape)) {
           SCOPED_TRACE(absl::StrCat(shape.ToString(), " ", Conv2dPassName(pass), " ",
                                     Conv2dAlgorithmName(algorithm), " extra ", extra));
           problem.Run(pass, algorithm, accumulate, 2);
@@ -167,6 +172,18 @@ TEST_P(Conv2dWinograd, MatchesNaive) {
   ExpectClose(Winograd(4, 40, 2, 3, 24, 1), 2e-5);
 }
 
+TEST_P(Conv2dWinograd, MatchesNaiveFor5x5) {
+  for (const int64_t padding : {0, 1, 2, 3, 4}) {
+    ExpectClose(Winograd5(2, 16, 8, 12, 32, padding), 2e-5);
+    ExpectClose(Winograd5(3, 33, 7, 9, 17, padding), 2e-5);
+    ExpectClose(Winograd5(2, 5, 5, 18, 70, padding), 2e-5);
+  }
+  ExpectClose(Winograd5(5, 48, 4, 4, 49, 2), 2e-5);
+  ExpectClose(Winograd5(4, 40, 2, 3, 24, 2), 2e-5);
+  ExpectClose(Winograd5(3, 20, 1, 1, 31, 2), 5e-5);  // all but one tap are zero
+  ExpectClose(Winograd5(1, 1, 1, 2, 1, 3), 2e-5);
+}
+
 TEST_P(Conv2dWinograd, MatchesNaiveOnRandomShapes) {
   const RandomStream random(3, "shapes");
   for (uint64_t i = 0; i < 20; ++i) {
@@ -190,6 +207,8 @@ std::vector<Conv2dShape> LargeShapes() {
       Winograd(33, 6, 8, 8, 256, 1),    // by panels, more than one span of tiles
       Winograd(2, 512, 4, 4, 256, 1),   // many channels: long sums
       Winograd(35, 17, 16, 16, 19, 1),  // the gradient by images, the last group smaller
+      Winograd5(1, 64, 32, 32, 64, 2), Winograd5(5, 128, 4, 4, 256, 2),  // by panels
+      Winograd5(35, 16, 8, 8, 19, 2),
   };
 }
 
@@ -198,7 +217,7 @@ TEST_P(Conv2dWinograd, StaysAccurateInLargeLayers) {
     Problem problem(shape, 0);
     for (const Conv2dPass pass : kAllConv2dPasses) {
       const GuardedTensor<double> expected = problem.Expected(pass, false);
-      for (const Conv2dAlgorithm algorithm : kAlgorithms) {
+      for (const Conv2dAlgorithm algorithm : AlgorithmsFor(shape)) {
         SCOPED_TRACE(absl::StrCat(shape.ToString(), " ", Conv2dPassName(pass), " ",
                                   Conv2dAlgorithmName(algorithm)));
         problem.Run(pass, algorithm, false, 1);
@@ -212,7 +231,7 @@ TEST_P(Conv2dWinograd, SameBitsOnAnyNumberOfThreads) {
   for (const Conv2dShape& shape : LargeShapes()) {
     Problem one(shape, 0), many(shape, 0);
     for (const Conv2dPass pass : kAllConv2dPasses) {
-      for (const Conv2dAlgorithm algorithm : kAlgorithms) {
+      for (const Conv2dAlgorithm algorithm : AlgorithmsFor(shape)) {
         one.Run(pass, algorithm, true, 1);
         for (const int threads : {2, 3, 8}) {
           SCOPED_TRACE(absl::StrCat(shape.ToString(), " ", Conv2dPassName(pass), " ",
@@ -232,6 +251,9 @@ TEST(Conv2dWinogradExecutedMacs, CountsTheProducts) {
             2 * 4 * 36 * pairs);
   EXPECT_EQ(Conv2dExecutedMacs(whole, Conv2dPass::kForward, Conv2dAlgorithm::kWinograd2),
             2 * 16 * 16 * pairs);
+  EXPECT_EQ(Conv2dExecutedMacs(Winograd5(2, 32, 8, 8, 64, 2), Conv2dPass::kForward,
+                               Conv2dAlgorithm::kWinograd2x5),
+            2 * 16 * 36 * pairs);
   // Backward data covers the input, 10 x 10 here.
   EXPECT_EQ(Conv2dExecutedMacs(Winograd(2, 32, 10, 10, 64, 0), Conv2dPass::kBackwardData,
                                Conv2dAlgorithm::kWinograd4),
@@ -246,11 +268,12 @@ TEST(Conv2dWinogradChoice, IsMadeByShape) {
   EXPECT_EQ(first(Winograd(64, 64, 6, 6, 64, 1)), Conv2dAlgorithm::kWinograd2);
   EXPECT_EQ(first(Winograd(64, 3, 32, 32, 64, 1)), Conv2dAlgorithm::kDirect);
   EXPECT_EQ(first(Winograd(64, 512, 2, 2, 512, 1)), Conv2dAlgorithm::kDirect);
+  EXPECT_EQ(first(Winograd5(64, 32, 8, 8, 64, 2)), Conv2dAlgorithm::kWinograd2x5);
+  EXPECT_EQ(first(Winograd5(64, 32, 4, 4, 64, 2)), Conv2dAlgorithm::kDirect);
   for (const Conv2dAlgorithm a :
        Conv2dAlgorithms(Winograd(64, 64, 32, 32, 64, 1), Conv2dPass::kForward,
                         /*allow_winograd=*/false)) {
-    EXPECT_NE(a, Conv2dAlgorithm::kWinograd4);
-    EXPECT_NE(a, Conv2dAlgorithm::kWinograd2);
+    EXPECT_FALSE(IsWinograd(a));
   }
 }
 

@@ -107,9 +107,7 @@ void CompareAll(const Arrays& actual, const Arrays& expected, double bound, Row*
 }  // namespace
 
 double ConvBound(Conv2dAlgorithm algorithm) {
-  return algorithm == Conv2dAlgorithm::kWinograd4 || algorithm == Conv2dAlgorithm::kWinograd2
-             ? kWinogradBound
-             : kLayerBound;
+  return IsWinograd(algorithm) ? kWinogradBound : kLayerBound;
 }
 
 std::vector<Implementation> OptimizedImplementations(const LayerShape& shape, LayerPass pass) {
