@@ -300,6 +300,7 @@ static HWY_INLINE void PrefetchOperands(const GemmBlock& block, int64_t column, 
                                         const GemmEpilogue& epilogue) {
   const bool reads_out =
       epilogue.accumulate || (epilogue.gradient != nullptr && epilogue.gradient->add);
+  if (!reads_out && epilogue.gradient == nullptr) return;
   for (int64_t row = 0; row < block.rows; ++row) {
     for (int64_t j = 0; j < columns; j += kLineFloats) {
       if (reads_out) hwy::Prefetch(block.out[row] + column + j);
