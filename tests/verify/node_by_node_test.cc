@@ -194,6 +194,23 @@ TEST_F(NodeByNodeTest, NothingThatAStepWritesGoesUncompared) {
   }
 }
 
+TEST_F(NodeByNodeTest, ZerosAreMistrusted) {
+  const ModelCase c = Case(Residual());
+  ReferenceModel<double> reference(c.graph, c.batch, true);
+  RunReferenceModel(c, &reference);
+  const std::vector<Node>& nodes = c.graph.nodes();
+  const auto conv = std::find_if(nodes.begin(), nodes.end(),
+                                 [](const Node& n) { return n.name == "block2.b.conv"; });
+  const View<double> edge = reference.edge_gradient(static_cast<NodeId>(conv - nodes.begin()), 0);
+  std::fill_n(edge.data, edge.size(), 0.0);
+  const Row row = CheckPlan("plan", c, reference, PlanOf(c, Options()), {}, "", threads_);
+  for (const Row& part : row.parts) {
+    EXPECT_EQ(part.verdict, part.what == "plan: block2.b.conv backward_data" ? Verdict::kMistrusted
+                                                                             : Verdict::kPass)
+        << part.what;
+  }
+}
+
 // Spoils one step of a plan: its row must fail, worst in this tensor (null: in any), and no other.
 struct Spoil {
   const char* step;
