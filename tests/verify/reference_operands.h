@@ -27,9 +27,9 @@ class ReferenceOperands {
   const Graph& graph() const { return graph_; }
   ReferenceModel<double>& reference() const { return reference_; }
 
-  // What an operand of `step` holds where all steps before, or for what it writes it and all others
-  // that write there, are done. Values and gradients in their shape, arrays as [C]. Not for
-  // labels, argmax, workspaces.
+  // What an operand of `step` holds once every step that writes to it has; of constant terms that
+  // the step itself writes, its own share. Values and gradients in their shape, arrays as [C]. Not
+  // for labels, argmax and workspaces.
   Array Get(const Step& step, const Operand& o) const;
 
   // What node `reader` contributes to the gradient of `input`, which it reads.
