@@ -7,6 +7,7 @@
 #include "benches/harness.h"
 #include "benches/malloc_counter.h"
 #include "benches/model_check.h"
+#include "benches/process_memory.h"
 #include "benches/profile.h"
 #include "core/isa.h"
 
@@ -101,6 +102,7 @@ absl::Status ModelRunner::SetUp(const ModelBenchmark& b) {
     if (absl::Status status = Check(b); !status.ok()) return status;
   }
   ctx_->memory().ResetPeak();
+  ForgetPeakResident();
 
   auto state = ModelState::Create(*b.graph, b.optimizer(), &ctx_->memory());
   if (!state.ok()) return state.status();
@@ -235,6 +237,7 @@ void ModelRunner::Report(const ModelBenchmark& b, benchmark::State& state, int64
     set("workspace_bytes", memory.current(MemoryCategory::kWorkspace));
     set("data_bytes", memory.current(MemoryCategory::kData));
   }
+  set("process_peak_bytes", PeakResidentBytes());
   set("num_threads", b.threads);
   set("batch", b.batch);
   counters["images_per_second"] = Rate(static_cast<double>(b.batch));

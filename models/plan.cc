@@ -270,8 +270,8 @@ Plan PlacedWithout(const UnplacedPlan& base, const std::vector<int>& dropped) {
   return plan;
 }
 
-// Overlapping max pooling makes many values out of as many, which cost but a pass to make again:
-// that is always worth their memory.
+// Overlapping max pooling makes many values out of as many, and so does an activation: both cost
+// but a pass to make again, which is always worth their memory.
 std::vector<int> CheapToRecompute(const Graph& graph, const UnplacedPlan& base) {
   std::vector<int> buffers;
   for (const DropCandidate& candidate : FindDropCandidates(base.plan)) {
