@@ -270,10 +270,11 @@ Plan PlacedWithout(const UnplacedPlan& base, const std::vector<int>& dropped) {
   return plan;
 }
 
-// Overlapping max pooling makes many values out of as many, and so does an activation: both cost
-// but a pass to make again, which is always worth their memory.
-std::vector<int> CheapToRecompute(const Graph& graph, const UnplacedPlan& base) {
+// Buffers that a fused plan drops without a limit, too. Overlapping max pooling makes many values
+// out of as many: they cost but a pass to make again, which is always worth their memory.
+std::vector<int> DroppedAnyway(const Graph& graph, const UnplacedPlan& base) {
   std::vector<int> buffers;
+  if (!base.plan.options.fusion) return buffers;
   for (const DropCandidate& candidate : FindDropCandidates(base.plan)) {
     for (const Step& step : base.plan.steps) {
       if (step.kind == StepKind::kMaxPool2dForward && step.outputs[0].buffer == candidate.buffer &&
@@ -323,8 +324,7 @@ Plan PlanWithin(int64_t limit, const UnplacedPlan& base, std::vector<int> droppe
 absl::StatusOr<Plan> MakePlan(const Graph& graph, const PlanOptions& options, int64_t state_bytes) {
   const absl::StatusOr<UnplacedPlan> base = PlanBuilder(graph, options).Build();
   if (!base.ok()) return base.status();
-  std::vector<int> dropped;
-  if (options.fusion) dropped = CheapToRecompute(graph, *base);
+  std::vector<int> dropped = DroppedAnyway(graph, *base);
   if (options.memory_limit <= 0) return PlacedWithout(*base, dropped);
   Plan plan = PlanWithin(options.memory_limit - state_bytes, *base, std::move(dropped));
   const int64_t needed = plan.arena_bytes + state_bytes;
@@ -334,6 +334,13 @@ absl::StatusOr<Plan> MakePlan(const Graph& graph, const PlanOptions& options, in
         " at batch ", options.batch, " needs at least ", needed));
   }
   return plan;
+}
+
+absl::StatusOr<int64_t> LeastPlanBytes(const Graph& graph, const PlanOptions& options,
+                                       int64_t state_bytes) {
+  const absl::StatusOr<UnplacedPlan> base = PlanBuilder(graph, options).Build();
+  if (!base.ok()) return base.status();
+  return PlanWithin(0, *base, DroppedAnyway(graph, *base)).arena_bytes + state_bytes;
 }
 
 }  // namespace classicnn

@@ -274,6 +274,10 @@ struct Plan {
 // ModelState takes (counted against the limit).
 absl::StatusOr<Plan> MakePlan(const Graph& graph, const PlanOptions& options,
                               int64_t state_bytes = 0);
+// The least memory_limit that MakePlan meets with these options otherwise (their own limit is
+// ignored): what that error names. As slow as planning for a limit that cannot be met.
+absl::StatusOr<int64_t> LeastPlanBytes(const Graph& graph, const PlanOptions& options,
+                                       int64_t state_bytes = 0);
 
 }  // namespace classicnn
 

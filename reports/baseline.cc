@@ -66,6 +66,10 @@ void ListModel(const std::string& name, const ModelResult& m, FigureList* list) 
   list->Count(name + "/memory/optimizer", m.memory.optimizer);
   list->Count(name + "/memory/activations", m.memory.activations);
   list->Count(name + "/memory/workspace", m.memory.workspace);
+  if (!m.memory_limits.empty()) {
+    list->Count(name + "/memory/least_limit", m.memory_limits.back().plan_bytes);
+    list->Time(name + "/memory/least_limit_seconds", m.memory_limits.back().seconds);
+  }
   for (const PassResult& pass : m.scaling) {
     list->Time(absl::StrCat(name, "/threads/", pass.threads, "/seconds"), pass.seconds);
   }

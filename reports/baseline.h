@@ -22,7 +22,8 @@ struct Figure {
 };
 // "resnet18/train_step/seconds" and so on: MODEL/train_step/{seconds,forward,backward,update,
 // images_per_second,flops_per_second,peak_fraction}, MODEL/{inference,inference_one}/{seconds,
-// images_per_second}, MODEL/memory/{peak_bytes,weights,gradients,optimizer,activations,workspace},
+// images_per_second}, MODEL/memory/{peak_bytes,weights,gradients,optimizer,activations,workspace,
+// least_limit,least_limit_seconds},
 // MODEL/{parameters,macs,weight_bytes}, MODEL/threads/N/seconds, MODEL/type/TYPE/seconds,
 // MODEL/layer/NAME/seconds, speedup/TYPE.
 std::map<std::string, Figure> ListFigures(const Results& results);

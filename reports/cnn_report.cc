@@ -22,7 +22,7 @@
 ABSL_FLAG(std::string, out, "", "Folder for index.html, report.md and results.json (required).");
 ABSL_FLAG(std::string, models, "all", "Models to compare, comma-separated.");
 ABSL_FLAG(int64_t, batch, 64, "Images in a training step.");
-ABSL_FLAG(bool, quick, false, "Few samples: a look in half a minute or so.");
+ABSL_FLAG(bool, quick, false, "Few samples: a look in a minute or so.");
 ABSL_FLAG(bool, full, false, "More samples, batch sizes and thread counts: takes many minutes.");
 ABSL_FLAG(std::string, runs, "",
           "Folders of cnn-train runs whose accuracies are shown, comma-separated.");

@@ -41,9 +41,14 @@ absl::Status Check(const std::string& path, const nlohmann::json& value,
         }
         continue;
       }
-      const auto found = value.find(key);
-      if (found == value.end()) return Error(below(key), "is missing");
-      if (absl::Status s = Check(below(key), *found, wanted); !s.ok()) return s;
+      const bool optional = !key.empty() && key.back() == '?';
+      const std::string name = optional ? key.substr(0, key.size() - 1) : key;
+      const auto found = value.find(name);
+      if (found == value.end()) {
+        if (optional) continue;
+        return Error(below(name), "is missing");
+      }
+      if (absl::Status s = Check(below(name), *found, wanted); !s.ok()) return s;
     }
   }
   if (pattern.is_array() && !pattern.empty()) {

@@ -9,7 +9,7 @@ namespace classicnn {
 
 // `pattern` is an example of what is needed:
 // - an object: its keys are there and their values fit (there may be further ones); the key "*"
-//   stands for every key that is there;
+//   stands for every key that is there; "key?" is checked where it is there, but may be missing;
 // - an array of one value: an array of which every element fits that value; empty: any array;
 // - a text, a truth value or the number 0: any of its kind; the number 1: a number not below 0;
 // - null: anything.

@@ -41,8 +41,9 @@ std::string StepType(const Graph& graph, const Step& step) {
   return LayerType(graph.node(step.node));
 }
 
-const char* StepPass(StepKind kind) {
-  switch (kind) {
+const char* StepPass(const Step& step) {
+  if (step.recomputed) return "recompute";
+  switch (step.kind) {
     case StepKind::kConv2dForward:
     case StepKind::kBatchNorm2dForward:
     case StepKind::kReluForward:

@@ -18,8 +18,9 @@ std::string LayerType(const Node& node);
 std::string LayerType(const LayerShape& shape);
 // Of a step: its node's, "cross_entropy" or "update".
 std::string StepType(const Graph& graph, const Step& step);
-// "forward", "backward", "backward_data", "backward_weights", "update".
-const char* StepPass(StepKind kind);
+// "forward", "backward", "backward_data", "backward_weights", "update"; "recompute" of a forward
+// step that runs again in backward.
+const char* StepPass(const Step& step);
 // Orders types for tables and charts: convolutions first, memory-bound layers after them.
 // (Alphabetical among those it does not know.)
 bool TypeBefore(const std::string& a, const std::string& b);

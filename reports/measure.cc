@@ -27,6 +27,7 @@ struct ModelPasses {
   std::unique_ptr<ModelBench> bench;
   MeasuredPass train_step, inference, inference_one;
   std::vector<MeasuredPass> scaling, batches;
+  std::vector<MemoryLimitResult> memory_limits;
 };
 
 MeasuredPass Pass(bool train, int64_t batch, int threads) {
@@ -77,6 +78,29 @@ absl::Status VisitAll(bool scaling, const VisitLimits& limits, ModelPasses* p) {
   return absl::OkStatus();
 }
 
+// A training step without a limit, then under each: back to back, so that they compare.
+absl::Status MeasureMemoryLimits(const MeasureOptions& options, ModelPasses* p) {
+  const auto range = p->bench->TrainMemory(options.batch, options.threads);
+  if (!range.ok()) return range.status();
+  std::vector<int64_t> limits =
+      ChooseMemoryLimits(range->unlimited, range->least, range->activations, options.limit_points);
+  if (limits.empty()) return absl::OkStatus();
+  limits.insert(limits.begin(), 0);
+  const VisitLimits visit{options.limit_seconds, options.limit_samples, options.visit_most_seconds};
+  for (int64_t limit : limits) {
+    // A plan may stay so far below its limit that it meets the next one as well: then the next
+    // smaller plan is the one to see.
+    if (limit > 0) limit = std::min(limit, p->memory_limits.back().plan_bytes - 1);
+    if (limit != 0 && limit < range->least) break;
+    MeasuredPass pass = Pass(true, options.batch, options.threads);
+    pass.memory_limit = limit;
+    const absl::Status status = p->bench->Visit(visit, &pass);
+    if (!status.ok()) return status;
+    p->memory_limits.push_back(SummarizeMemoryLimit(p->bench->graph(), pass));
+  }
+  return absl::OkStatus();
+}
+
 ModelResult Summarize(const ModelPasses& p, const Results& results) {
   const Graph& graph = p.bench->graph();
   const auto summary = [&](const MeasuredPass& pass) {
@@ -97,6 +121,7 @@ ModelResult Summarize(const ModelPasses& p, const Results& results) {
             [](const PassResult& a, const PassResult& b) { return a.batch < b.batch; });
   r.layers = SummarizeLayers(graph, p.train_step);
   r.memory = SummarizeMemory(graph, p.train_step);
+  r.memory_limits = p.memory_limits;
   return r;
 }
 
@@ -113,6 +138,8 @@ MeasureOptions MeasureOptions::ForMode(const std::string& mode, int threads) {
     o.visit_seconds = 0.1;
     o.visit_most_seconds = 4;
     o.speedup_seconds = 5;
+    o.limit_samples = 1;
+    o.limit_seconds = 0;
   } else if (mode == "full") {
     o.min_rounds = 4;
     o.visit_most_seconds = 60;
@@ -120,10 +147,27 @@ MeasureOptions MeasureOptions::ForMode(const std::string& mode, int threads) {
     o.scaling_rounds = 2;
     o.budget_seconds = 400;
     o.speedup_seconds = 300;
+    o.limit_points = 8;
+    o.limit_samples = 5;
+    o.limit_seconds = 2;
     o.batches = {1, 16, 32, 128};
     for (int t = 2; t < threads; t *= 2) o.scaling_threads.push_back(t);
   }
   return o;
+}
+
+std::vector<int64_t> ChooseMemoryLimits(int64_t unlimited, int64_t least, int64_t activations,
+                                        int points) {
+  if (least >= unlimited || points < 1) return {};
+  std::vector<int64_t> limits;
+  const auto add = [&](int64_t limit) {
+    if (limit >= least && limit < unlimited) limits.push_back(limit);
+  };
+  for (int i = 1; i <= points; ++i) add(unlimited - (unlimited - least) * i / points);
+  for (const int64_t kept : {activations / 2, activations / 4}) add(unlimited - activations + kept);
+  std::sort(limits.rbegin(), limits.rend());
+  limits.erase(std::unique(limits.begin(), limits.end()), limits.end());
+  return limits;
 }
 
 absl::Status CheckMeasurable(const MeasureOptions& options) {
@@ -203,6 +247,12 @@ absl::StatusOr<Results> Measure(const MeasureOptions& options, Progress* progres
     const double now = Now();
     const bool another_fits = now - rounds_started + (now - round_started) < options.budget_seconds;
     if (round + 1 >= options.min_rounds && !another_fits) break;
+  }
+  for (int m = 0; m < models && options.limit_points > 0; ++m) {
+    const std::string& model = results.model_order[static_cast<size_t>(m)];
+    progress->Update(m, models, absl::StrCat("limits of memory, ", model));
+    const absl::Status status = MeasureMemoryLimits(options, &passes[model]);
+    if (!status.ok()) return WithName(model, status);
   }
   for (const auto& [model, p] : passes) results.models[model] = Summarize(p, results);
 

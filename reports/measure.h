@@ -33,6 +33,13 @@ struct MeasureOptions {
   std::vector<int> scaling_threads;  // thread counts beside `threads`
   std::vector<int64_t> batches;      // batches beside `batch`
 
+  // Training steps under limits of memory: as many as ChooseMemoryLimits gives for this number of
+  // points, 0 for none. Each is visited once and takes samples until this time is used, at least
+  // so many.
+  int limit_points = 6;
+  int limit_samples = 3;
+  double limit_seconds = 0.25;
+
   // Optimized layers against their references: distinct problems at this batch, one thread, until
   // the time is used; 0 for none.
   int64_t speedup_batch = 2;
@@ -45,6 +52,12 @@ struct MeasureOptions {
 // Builds and plans everything without measuring or allocating it: what Measure would refuse,
 // refused at once. InvalidArgument names the model.
 absl::Status CheckMeasurable(const MeasureOptions& options);
+
+// The limits to measure, largest first: `points` of them evenly spaced below `unlimited`, the last
+// one `least`; and those that leave a half and a quarter of the `activations`, where that is above
+// `least`. None where nothing lies between.
+std::vector<int64_t> ChooseMemoryLimits(int64_t unlimited, int64_t least, int64_t activations,
+                                        int points);
 
 // InvalidArgument or ResourceExhausted where a model cannot be built, planned or given memory.
 absl::StatusOr<Results> Measure(const MeasureOptions& options, Progress* progress);

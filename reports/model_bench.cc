@@ -48,13 +48,27 @@ absl::StatusOr<std::unique_ptr<ModelBench>> ModelBench::Create(Graph graph) {
   return bench;
 }
 
+absl::StatusOr<ModelBench::MemoryRange> ModelBench::TrainMemory(int64_t batch, int threads) const {
+  PlanOptions options;
+  options.batch = batch;
+  options.num_threads = threads;
+  const int64_t state = Total(ModelState::Bytes(graph_, Optimizer::kSgd));
+  const absl::StatusOr<Plan> plan = MakePlan(graph_, options, state);
+  if (!plan.ok()) return plan.status();
+  const absl::StatusOr<int64_t> least = LeastPlanBytes(graph_, options, state);
+  if (!least.ok()) return least.status();
+  return MemoryRange{*least, plan->arena_bytes + state, plan->peak_activation_bytes};
+}
+
 absl::Status ModelBench::Visit(const VisitLimits& limits, MeasuredPass* pass) {
   PlanOptions options;
   options.batch = pass->batch;
   options.num_threads = pass->threads;
   options.training = options.loss = options.backward = pass->train;
   options.update = pass->train ? Update::kFused : Update::kNone;
-  absl::StatusOr<Plan> plan = MakePlan(graph_, options);
+  options.memory_limit = pass->memory_limit;
+  absl::StatusOr<Plan> plan =
+      MakePlan(graph_, options, Total(ModelState::Bytes(graph_, Optimizer::kSgd)));
   if (!plan.ok()) return plan.status();
   pass->plan = *plan;
 

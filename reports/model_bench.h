@@ -22,6 +22,7 @@ struct MeasuredPass {
   bool train = true;
   int64_t batch = 0;
   int threads = 0;
+  int64_t memory_limit = 0;  // of a training step; 0: none
 
   Plan plan;                                // of the last visit
   std::vector<double> seconds;              // by sample
@@ -45,6 +46,13 @@ class ModelBench {
   // model's state. Memory is held only during a visit, so that models can take turns.
   absl::Status Visit(const VisitLimits& limits, MeasuredPass* pass);
 
+  // What a training step needs at least, and without a limit: the model's state included.
+  struct MemoryRange {
+    int64_t least = 0, unlimited = 0;
+    int64_t activations = 0;  // of the unlimited plan, at their fullest
+  };
+  absl::StatusOr<MemoryRange> TrainMemory(int64_t batch, int threads) const;
+
   // RMS of the gradient of the first and of the last convolution's weights on random data at the
   // initial weights, the mean over a small batch.
   absl::StatusOr<std::pair<double, double>> GradientRms();
@@ -62,6 +70,7 @@ ModelResult DescribeModel(const Graph& graph);
 PassResult SummarizePass(const Graph& graph, const MeasuredPass& pass, const MachinePeaks& peaks);
 std::vector<LayerResult> SummarizeLayers(const Graph& graph, const MeasuredPass& pass);
 MemoryResult SummarizeMemory(const Graph& graph, const MeasuredPass& pass);
+MemoryLimitResult SummarizeMemoryLimit(const Graph& graph, const MeasuredPass& pass);
 
 }  // namespace classicnn
 

@@ -1,5 +1,9 @@
 #include "reports/results.h"
 
+#include <set>
+#include <string>
+#include <utility>
+
 #include "absl/strings/str_cat.h"
 #include "core/file.h"
 #include "reports/json_shape.h"
@@ -8,20 +12,28 @@ namespace classicnn {
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(TypeResult, type, pass, seconds, steps, macs, executed_macs,
                                    bytes)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(PassResult, batch, threads, seconds, forward, backward, update,
-                                   images_per_second, flops_per_second, peak_fraction,
-                                   executed_flops_per_second, types)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(BoundResult, bound, seconds, steps, executed_macs, bytes,
+                                   roof_seconds)
+// With defaults: what must be there is checked by Pattern() before anything is read.
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(PassResult, batch, threads, seconds, forward,
+                                                backward, update, images_per_second,
+                                                flops_per_second, peak_fraction,
+                                                executed_flops_per_second, types, bounds)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(LayerResult, name, type, input, output, algorithms, parameters,
                                    macs, output_bytes, forward, backward, update)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(MemoryPoint, seconds, phase, weights, gradients, optimizer,
                                    activations, workspace)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(MemoryResult, peak_bytes, arena_bytes, least_bytes, weights,
                                    gradients, optimizer, activations, workspace, timeline)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ModelResult, parameters, conv_parameters, norm_parameters,
-                                   linear_parameters, convolutions, linear_layers,
-                                   parameter_tensors, nodes, plan_steps, macs, weight_bytes,
-                                   receptive_field, train_step, inference, inference_one, scaling,
-                                   batches, memory, layers)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(MemoryLimitResult, limit_bytes, plan_bytes, peak_bytes,
+                                   activation_bytes, executed_macs, recomputed_macs,
+                                   recomputed_steps, seconds)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(ModelResult, parameters, conv_parameters,
+                                                norm_parameters, linear_parameters, convolutions,
+                                                linear_layers, parameter_tensors, nodes, plan_steps,
+                                                macs, weight_bytes, receptive_field, train_step,
+                                                inference, inference_one, scaling, batches, memory,
+                                                memory_limits, layers)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(SpeedupResult, type, pass, shape, optimized, reference)
 
 MachinePeaks Results::PeaksAt(int thread_count) const {
@@ -40,6 +52,20 @@ void PeaksFromJson(const nlohmann::json& j, MachinePeaks* p) {
   j.at("copy_bytes_per_second").get_to(p->copy_bytes_per_second);
 }
 
+// Keys that older versions did not write need not be there: CheckShape's "key?".
+void MakeOptional(const std::set<std::string>& keys, nlohmann::json* pattern) {
+  if (pattern->is_array()) {
+    for (nlohmann::json& element : *pattern) MakeOptional(keys, &element);
+  }
+  if (!pattern->is_object()) return;
+  nlohmann::json renamed = nlohmann::json::object();
+  for (auto& [key, value] : pattern->items()) {
+    MakeOptional(keys, &value);
+    renamed[keys.count(key) > 0 ? key + "?" : key] = value;
+  }
+  *pattern = std::move(renamed);
+}
+
 // What a file must have, as CheckShape takes it: all that to_json writes, each list with an
 // element.
 nlohmann::json Pattern() {
@@ -50,12 +76,14 @@ nlohmann::json Pattern() {
   PassResult pass;
   pass.seconds = pass.forward = pass.backward = pass.update = timing;
   pass.types = {type};
+  pass.bounds.emplace_back().seconds = timing;
   LayerResult layer;
   layer.forward = layer.backward = layer.update = timing;
   ModelResult model;
   model.train_step = model.inference = model.inference_one = pass;
   model.scaling = model.batches = {pass};
   model.memory.timeline = {MemoryPoint()};
+  model.memory_limits.emplace_back().seconds = timing;
   model.layers = {layer};
   SpeedupResult speedup;
   speedup.optimized = speedup.reference = timing;
@@ -66,7 +94,9 @@ nlohmann::json Pattern() {
   results.models["*"] = model;
   results.speedups = {speedup};
   results.extra["*"] = 0;
-  return results;
+  nlohmann::json pattern = results;
+  MakeOptional({"bounds", "memory_limits"}, &pattern);
+  return pattern;
 }
 
 }  // namespace

@@ -22,12 +22,25 @@ inline constexpr char kResultsSchema[] = "classicnn-results-1";
 // Steps of one layer type in one pass, summed: "conv2d 3x3", "backward_weights".
 struct TypeResult {
   std::string type;
-  std::string pass;  // forward, backward, backward_data, backward_weights, update
+  std::string pass;  // forward, backward, backward_data, backward_weights, recompute, update
   Timing seconds;
   int64_t steps = 0;
   int64_t macs = 0;
   int64_t executed_macs = 0;
   int64_t bytes = 0;  // least traffic
+};
+
+// The steps of a pass that have the same bound. A step's roof is the least time that the machine's
+// measured peaks allow: the larger of its executed FLOPs at the multiply-add peak and its least
+// traffic at copy bandwidth. Whichever is larger is its bound, "arithmetic" or "memory"; steps with
+// a roof of a few microseconds are bound by neither, "small".
+struct BoundResult {
+  std::string bound;
+  Timing seconds;
+  int64_t steps = 0;
+  int64_t executed_macs = 0;
+  int64_t bytes = 0;
+  double roof_seconds = 0;  // sum of the steps' roofs
 };
 
 // A pass over a model: a training step or an inference.
@@ -42,6 +55,7 @@ struct PassResult {
   double peak_fraction = 0;     // of the measured FMA peak at `threads`; Winograd can exceed 1
   double executed_flops_per_second = 0;  // of the algorithms that ran
   std::vector<TypeResult> types;
+  std::vector<BoundResult> bounds;  // absent in older files, and where the peaks are not known
 
   bool empty() const { return seconds.empty(); }
 };
@@ -71,6 +85,18 @@ struct MemoryResult {
   std::vector<MemoryPoint> timeline;  // over one training step
 };
 
+// A training step under a limit of memory (--memory_limit of the programs that train).
+struct MemoryLimitResult {
+  int64_t limit_bytes = 0;       // 0: none
+  int64_t plan_bytes = 0;        // arena of the plan that meets it, and the model's state
+  int64_t peak_bytes = 0;        // high-water mark while it ran
+  int64_t activation_bytes = 0;  // of the plan, at their fullest
+  int64_t executed_macs = 0;     // of the whole step, recomputed ones included
+  int64_t recomputed_macs = 0;   // executed ones of steps that run a second time
+  int64_t recomputed_steps = 0;
+  Timing seconds;
+};
+
 struct ModelResult {
   int64_t parameters = 0;
   int64_t conv_parameters = 0, norm_parameters = 0, linear_parameters = 0;
@@ -84,6 +110,9 @@ struct ModelResult {
   std::vector<PassResult> scaling;  // train_step at other thread counts
   std::vector<PassResult> batches;  // train_step at other batches (--full)
   MemoryResult memory;
+  // Time against memory: without a limit first, then under smaller and smaller limits down to the
+  // least that can be met. Absent in older files; empty where it was not measured.
+  std::vector<MemoryLimitResult> memory_limits;
   std::vector<LayerResult> layers;
 };
 
@@ -121,7 +150,7 @@ struct Results {
 void to_json(nlohmann::json& j, const Results& results);
 
 // InvalidArgument names `path` and what is wrong with `text` (of another schema, not JSON, a
-// missing key).
+// missing key). Keys that older versions did not write may be missing.
 absl::StatusOr<Results> ParseResults(const std::string& path, const std::string& text);
 absl::StatusOr<Results> ReadResults(const std::string& path);
 

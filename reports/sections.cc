@@ -167,9 +167,15 @@ Section ReadingSection(const ReportInput&) {
       "Times are by the clock on the wall, of whole passes; the times of layers are taken inside "
       "such a pass, step by step, so caches are as warm as they are in training. What lies between "
       "two steps is in the pass but in no layer.",
-      "ReLU runs inside the batch normalization or addition before it where the plan fuses them; "
-      "its time is then that layer's. Concatenations whose inputs are written into slices of the "
-      "whole cost nothing and show no time.",
+      "In a training step a batch normalization has no pass over its tensor where its neighbours "
+      "can do the work: the convolution before it takes the statistics of what it stores, its "
+      "readers scale, shift and rectify what they load, and in backward the neighbours mask and "
+      "correct gradients likewise. That time is the neighbours'; under `batch_norm2d` is what is "
+      "left, arithmetic on a few numbers for each channel and the passes no neighbour could take. "
+      "In inference it runs as a layer of its own, with running statistics.",
+      "ReLU runs inside the batch normalization or addition before it; its time is then that "
+      "layer's, or goes where that layer's went. Concatenations whose inputs are written into "
+      "slices of the whole cost nothing and show no time.",
       "GFLOP/s and \"of peak\" are nominal: the FLOPs of direct algorithms. Executed FLOPs, what "
       "the chosen algorithms really multiply, are used for the roofline.",
       "Bytes in the roofline are the least a step can move: every operand read or written once. "
@@ -219,10 +225,13 @@ Document BuildDocument(const ReportInput& input) {
 
   d.sections = {OverviewSection(input), ConditionsSection(input)};
   if (!input.baseline_path.empty()) d.sections.push_back(ChangesSection(input));
-  for (const auto& section : {ComparisonSection, LayerTypesSection, LayersSection, MemorySection,
-                              RooflineSection, ScalingSection}) {
+  for (const auto& section : {ComparisonSection, LayerTypesSection, LayersSection, MemorySection}) {
     d.sections.push_back(section(input));
   }
+  if (HasMemoryLimits(r)) d.sections.push_back(MemoryLimitsSection(input));
+  if (HasBounds(r)) d.sections.push_back(BoundsSection(input));
+  d.sections.push_back(RooflineSection(input));
+  d.sections.push_back(ScalingSection(input));
   if (!r.speedups.empty()) d.sections.push_back(SpeedupSection(input));
   if (!input.peer.empty()) d.sections.push_back(PeerSection(input));
   d.sections.push_back(InnovationsSection(input));

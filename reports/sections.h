@@ -34,6 +34,8 @@ Section ComparisonSection(const ReportInput& input);
 Section LayerTypesSection(const ReportInput& input);
 Section LayersSection(const ReportInput& input);
 Section MemorySection(const ReportInput& input);
+Section MemoryLimitsSection(const ReportInput& input);
+Section BoundsSection(const ReportInput& input);
 Section RooflineSection(const ReportInput& input);
 Section ScalingSection(const ReportInput& input);
 Section SpeedupSection(const ReportInput& input);
@@ -43,6 +45,10 @@ Section AccuracySection(const ReportInput& input);
 Section PeerSection(const ReportInput& input);
 Section ChangesSection(const ReportInput& input);
 Section ReadingSection(const ReportInput& input);
+
+// Whether any model has what these two sections are about.
+bool HasMemoryLimits(const Results& results);
+bool HasBounds(const Results& results);
 
 // A cell that shows the figure's change against the baseline, if there is one.
 Cell FigureCell(const ReportInput& input, const std::string& key, const std::string& text);

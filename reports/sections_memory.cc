@@ -119,7 +119,7 @@ Section MemorySection(const ReportInput& input) {
   table.caption = absl::StrCat("Peak memory of a training step at batch ", r.batch);
   table.header = {"model"};
   for (const Category& c : kCategories) table.header.push_back(c.name);
-  for (const char* column : {"peak", "least possible", "activations an image"}) {
+  for (const char* column : {"peak", "largest live set", "activations an image"}) {
     table.header.push_back(column);
   }
   std::vector<Series> series;
@@ -148,9 +148,11 @@ Section MemorySection(const ReportInput& input) {
   s.blocks.push_back(std::move(bars));
   s.Text(
       "Weights include running statistics; the optimizer keeps one momentum for each weight. "
-      "Gradients live only until the update that is fused behind each of them. \"Least possible\" "
-      "is "
-      "the largest sum of what is alive at the same time: the plan's placement can't go below it.");
+      "Gradients live only until the update that is fused behind each of them. The largest live "
+      "set "
+      "is the most that is alive at the same time: no placement of this plan's values goes below "
+      "it. A plan that drops values and computes them again does (the next section, where it was "
+      "measured).");
   List notes;
   for (const std::string& name : r.model_order) notes.items.push_back(PointsOfInterest(r, name));
   s.blocks.push_back(std::move(notes));
@@ -213,8 +215,10 @@ Section RooflineSection(const ReportInput& input) {
   }
   s.blocks.push_back(std::move(table));
   s.Text(
-      "Only multiply-adds of convolutions and linear layers count as FLOPs; the other layers are "
-      "held against the bandwidth alone. Types below 0.2% of a step are left out.");
+      "Only multiply-adds of convolutions and linear layers count as FLOPs, not what is fused into "
+      "them; the other layers are held against the bandwidth alone. \"recompute\" is a forward "
+      "kernel that runs again in backward because keeping its result would cost more than that. "
+      "Types below 0.2% of a step are left out.");
   return s;
 }
 

@@ -83,7 +83,8 @@ std::string Resnet(const Results& r, const ModelResult& m) {
       "vanish. ",
       GradientText(r, "resnet18"), beside, " Paid: the sums themselves, ",
       FormatPercent(ShareOf(m, "add").share),
-      " of a step (the ReLU behind them included), and a backward pass in which a value has two "
+      " of a step (the ReLU behind them and the normalization of what they add included, which "
+      "are done in the same pass), and a backward pass in which a value has two "
       "readers whose gradients add up: ",
       FormatTimes(m.train_step.backward.median() / std::max(1e-12, m.train_step.forward.median())),
       " the time of forward.");
@@ -95,7 +96,9 @@ std::string Googlenet(const Results&, const ModelResult& m) {
       "1 × 1 reductions keep that affordable: ",
       FormatScaled(static_cast<double>(m.parameters)), " parameters. By branch type: 3 × 3 ",
       SharesText(m, "conv2d 3x3"), ", 1 × 1 ", SharesText(m, "conv2d 1x1"), ", 5 × 5 ",
-      SharesText(m, "conv2d 5x5"), "; the pooling branches take ",
+      SharesText(m, "conv2d 5x5"),
+      "; max pooling, in those "
+      "branches and between stages, takes ",
       FormatPercent(ShareOf(m, "max_pool2d").share), ". Paid: ", m.nodes, " nodes, ", m.plan_steps,
       " kernel calls a step, and at this image size (",
       "no pooling in the stem) the most work of all: ", FormatScaled(static_cast<double>(m.macs)),
@@ -112,8 +115,10 @@ std::string Mobilenet(const Results& r, const ModelResult& m) {
       " MACs an image. Paid in use of the machine, not "
       "only in accuracy: depthwise convolutions are ",
       SharesText(m, "conv2d depthwise"), " (", FormatFlops(depthwise.flops_per_second), " against ",
-      FormatFlops(pointwise.flops_per_second), " of the 1 × 1 ones), batch normalization takes ",
-      FormatPercent(ShareOf(m, "batch_norm2d").share), ", and the step as a whole reaches ",
+      FormatFlops(pointwise.flops_per_second),
+      " of the 1 × 1 ones; both rates include the batch normalization and ReLU that the "
+      "convolutions do on the way, and kernels of batch normalization alone take ",
+      FormatPercent(ShareOf(m, "batch_norm2d").share), "), and the step as a whole reaches ",
       FormatPercent(m.train_step.peak_fraction), " of the peak.");
 }
 
@@ -132,12 +137,12 @@ std::string Densenet(const Results& r, const ModelResult& m) {
       FormatCount(static_cast<int64_t>(Extra(r, "densenet121.dense_connections"))),
       " direct connections in all, so ", FormatScaled(static_cast<double>(m.parameters)),
       " parameters suffice for ", m.convolutions,
-      " convolutions. Paid: normalizing the same features "
-      "again for each reader, ",
-      FormatPercent(ShareOf(m, "batch_norm2d").share), " of a step in batch normalization; ",
-      m.plan_steps, " small kernel calls a step; ", FormatBytes(m.memory.activations),
-      " of activations.", growth, " Concatenation itself takes ",
-      FormatPercent(ShareOf(m, "concat").share),
+      " convolutions. Paid: the same features are normalized again for each reader, which here the "
+      "reading convolution does as it loads them (their statistics are taken once, and kernels of "
+      "batch normalization alone are ",
+      FormatPercent(ShareOf(m, "batch_norm2d").share), " of a step); ", m.plan_steps,
+      " small kernel calls a step; ", FormatBytes(m.memory.activations), " of activations.", growth,
+      " Concatenation itself takes ", FormatPercent(ShareOf(m, "concat").share),
       " of a step: layers write their features into slices of one buffer.");
 }
 
@@ -186,7 +191,7 @@ Section InnovationsSection(const ReportInput& input) {
       {"resnet18", {"gradients that do not vanish", "a more complex backward pass"}},
       {"googlenet", {"features at several scales", "a complex structure"}},
       {"mobilenetv1", {"efficiency", "a little accuracy"}},
-      {"densenet121", {"reuse of features", "memory O(L²) where nothing is recomputed"}}};
+      {"densenet121", {"reuse of features", "memory O(L²) where normalized inputs are kept"}}};
   List list;
   for (const auto& entry : kModels) {
     const auto m = r.models.find(entry.model);

@@ -78,6 +78,26 @@ Table SizeTable(const ReportInput& input) {
   return table;
 }
 
+// Where batch normalization's time is.
+std::string NormText(const Results& r) {
+  const std::string type = "batch_norm2d";
+  double least = 1, most = 0;
+  for (const auto& [name, model] : r.models) {
+    const double share =
+        TypeSeconds(model.train_step, type) / std::max(1e-12, StepSeconds(model.train_step));
+    least = std::min(least, share);
+    most = std::max(most, share);
+  }
+  const std::string range = r.models.size() > 1
+                                ? absl::StrCat(FormatPercent(least), " to ", FormatPercent(most))
+                                : FormatPercent(most);
+  return absl::StrCat(
+      "`", type, "` holds kernels that do nothing else, ", range,
+      " of a step. Most of batch normalization, and of the ReLUs behind it, is done by other "
+      "layers "
+      "as they load and store: its time is in the rows of convolution, addition and pooling.");
+}
+
 Table RankTable(const ReportInput& input) {
   const Results& r = input.results;
   static constexpr struct {
@@ -184,10 +204,11 @@ Section LayerTypesSection(const ReportInput& input) {
                          {"share of a training step", "percent", false, 0, 1}, true, true);
   chart.height += 40;
   chart.caption =
-      "All passes of a layer type together: forward, backward, and for the optimizer "
-      "the update.";
+      "All passes of a layer type together: forward, backward, what runs again in backward, and "
+      "for the optimizer the update.";
   s.blocks.push_back(std::move(chart));
   s.blocks.push_back(std::move(table));
+  s.Text(NormText(r));
   return s;
 }
 
@@ -227,9 +248,9 @@ Section LayersSection(const ReportInput& input) {
   }
   s.Text(
       "Shapes are channels × height × width of one image. The algorithms of a convolution are "
-      "those "
-      "of forward, backward by data and backward by weights, in the order they run, or one name "
-      "where all are the same. GFLOP/s are nominal, of all three passes.");
+      "those of forward, backward by weights and backward by data, in this order, or one name "
+      "where all are the same. GFLOP/s are nominal, of all three passes; the time includes what a "
+      "convolution does of the batch normalizations and ReLUs around it.");
   return s;
 }
 

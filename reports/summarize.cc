@@ -43,6 +43,34 @@ double MedianSeconds(const MeasuredPass& pass, size_t step) {
   return t.median();
 }
 
+// Which roof each step is under. What takes less than this by either is not worth telling apart:
+// calling a kernel and waking its threads takes as long.
+constexpr double kSmallRoofSeconds = 5e-6;
+
+std::vector<BoundResult> SummarizeBounds(const MeasuredPass& pass, const MachinePeaks& peaks) {
+  if (!(peaks.fma_flops > 0) || !(peaks.copy_bytes_per_second > 0)) return {};
+  std::vector<BoundResult> bounds(3);
+  bounds[0].bound = "arithmetic";
+  bounds[1].bound = "memory";
+  bounds[2].bound = "small";
+  for (size_t i = 0; i < pass.plan.steps.size(); ++i) {
+    const Step& step = pass.plan.steps[i];
+    const double arithmetic = 2.0 * static_cast<double>(step.executed_macs) / peaks.fma_flops;
+    const double memory = static_cast<double>(step.bytes) / peaks.copy_bytes_per_second;
+    const double roof = std::max(arithmetic, memory);
+    BoundResult& b = bounds[roof < kSmallRoofSeconds ? 2 : memory > arithmetic ? 1 : 0];
+    Accumulate(pass, i, &b.seconds);
+    ++b.steps;
+    b.executed_macs += step.executed_macs;
+    b.bytes += step.bytes;
+    b.roof_seconds += roof;
+  }
+  bounds.erase(std::remove_if(bounds.begin(), bounds.end(),
+                              [](const BoundResult& b) { return b.steps == 0; }),
+               bounds.end());
+  return bounds;
+}
+
 }  // namespace
 
 ModelResult DescribeModel(const Graph& graph) {
@@ -95,7 +123,7 @@ PassResult SummarizePass(const Graph& graph, const MeasuredPass& pass, const Mac
         Accumulate(pass, i, &r.update);
         break;
     }
-    TypeResult& type = types[{StepType(graph, step), StepPass(step.kind)}];
+    TypeResult& type = types[{StepType(graph, step), StepPass(step)}];
     Accumulate(pass, i, &type.seconds);
     ++type.steps;
     type.macs += step.macs;
@@ -110,6 +138,8 @@ PassResult SummarizePass(const Graph& graph, const MeasuredPass& pass, const Mac
   std::stable_sort(r.types.begin(), r.types.end(), [](const TypeResult& a, const TypeResult& b) {
     return TypeBefore(a.type, b.type);
   });
+
+  r.bounds = SummarizeBounds(pass, peaks);
 
   const double seconds = r.seconds.median();
   // A training step counts as three forward passes, whatever the plan leaves out (the gradient of
@@ -144,7 +174,8 @@ std::vector<LayerResult> SummarizeLayers(const Graph& graph, const MeasuredPass&
         Accumulate(pass, i, &layer.update);
         break;
     }
-    if (!is_loss && graph.node(id).op == Op::kConv2d && step.kind != StepKind::kUpdateParameter) {
+    if (!is_loss && graph.node(id).op == Op::kConv2d && step.kind != StepKind::kUpdateParameter &&
+        !step.recomputed) {
       algorithms[id].push_back(Conv2dAlgorithmName(step.algorithm));
     }
   }
@@ -219,6 +250,20 @@ MemoryResult SummarizeMemory(const Graph& graph, const MeasuredPass& pass) {
       fullest = bytes;
     }
   }
+  return r;
+}
+
+MemoryLimitResult SummarizeMemoryLimit(const Graph& graph, const MeasuredPass& pass) {
+  MemoryLimitResult r;
+  r.limit_bytes = pass.memory_limit;
+  r.plan_bytes = pass.plan.arena_bytes + Total(ModelState::Bytes(graph, Optimizer::kSgd));
+  r.peak_bytes = pass.peak_bytes;
+  r.activation_bytes = pass.plan.peak_activation_bytes;
+  r.executed_macs = pass.plan.executed_macs();
+  r.recomputed_macs = pass.plan.recomputed_macs();
+  r.recomputed_steps = std::count_if(pass.plan.steps.begin(), pass.plan.steps.end(),
+                                     [](const Step& step) { return step.recomputed; });
+  r.seconds.samples = pass.seconds;
   return r;
 }
 

@@ -234,6 +234,12 @@ TEST(PlanTest, BadInput) {
   options.memory_limit = std::stoll(message.substr(found + std::strlen("needs at least ")));
   EXPECT_TRUE(MakePlan(*graph, options, /*state_bytes=*/1000).ok());
   EXPECT_FALSE(MakePlan(*graph, options, /*state_bytes=*/1001).ok());
+  const auto least = LeastPlanBytes(*graph, options, /*state_bytes=*/1000);
+  ASSERT_TRUE(least.ok()) << least.status();
+  EXPECT_EQ(*least, options.memory_limit);
+  options.batch = 0;
+  EXPECT_THAT(std::string(LeastPlanBytes(*graph, options).status().message()),
+              HasSubstr("batch 0"));
 
   ModelOptions one_pixel;
   one_pixel.image_h = one_pixel.image_w = 1;

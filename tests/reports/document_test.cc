@@ -78,8 +78,9 @@ TEST(ReportTest, HoldsEverySectionAndNoOutsideResource) {
   input.results = MakeResults();
   const Document d = BuildDocument(input);
   const std::string html = RenderHtml(d);
-  for (const char* id : {"overview", "conditions", "comparison", "types", "layers", "memory",
-                         "roofline", "scaling", "reference", "innovations", "claims", "reading"}) {
+  for (const char* id :
+       {"overview", "conditions", "comparison", "types", "layers", "memory", "limits", "bounds",
+        "roofline", "scaling", "reference", "innovations", "claims", "reading"}) {
     EXPECT_THAT(html, HasSubstr(std::string("<section id=\"") + id + "\">")) << id;
   }
   EXPECT_THAT(html, Not(HasSubstr("<section id=\"accuracy\">")));
@@ -87,6 +88,59 @@ TEST(ReportTest, HoldsEverySectionAndNoOutsideResource) {
       html, std::regex("(src|href)=[\"']?(https?:)?//|@import|url\\((['\"]?)https?:")));
   EXPECT_THAT(html, HasSubstr("A CPU &lt;of&gt; test &amp; &quot;quotes&quot;"));
   EXPECT_THAT(RenderMarkdown(d), HasSubstr("DenseNet-121 has 549 connections"));
+}
+
+TEST(ReportTest, SaysWhatAMemoryLimitCosts) {
+  ReportInput input;
+  input.results = MakeResults();
+  ModelResult& vgg = input.results.models["vgg16"];
+  vgg.memory_limits[1].seconds.samples = vgg.memory_limits[2].seconds.samples = {0.303};
+  input.results.models["resnet18"].memory_limits[1].seconds.samples = {0.6};
+  const std::string text = RenderMarkdown(BuildDocument(input));
+  EXPECT_THAT(text, HasSubstr("VGG-16 takes 976.56 KiB without a limit. Down to the least that can "
+                              "be met, 488.28 KiB (50.0%), every limit costs at most 5.0% of time; "
+                              "there 25.0% of the multiply-adds are computed a second time. "
+                              "Keeping 50.0% of the activations costs +1.0%."));
+  EXPECT_THAT(text, HasSubstr("Already 683.59 KiB (70.0%) costs +20.0% of time, and the least that "
+                              "can be met, 488.28 KiB (50.0%), costs +30.0%: there 25.0%"));
+  EXPECT_THAT(text, HasSubstr("Down to 683.59 KiB (70.0%) a step is at most 5.0% slower, and the "
+                              "least that can be met, 488.28 KiB (50.0%), costs +30.0%"));
+  EXPECT_THAT(text, HasSubstr("The measured peak stayed within every limit."));
+  vgg.memory_limits[2].peak_bytes = 500 * 1000 + 1;
+  EXPECT_THAT(RenderMarkdown(BuildDocument(input)),
+              HasSubstr("The measured peak exceeded 1 of 10 limits."));
+}
+
+TEST(ReportTest, SaysWhatBoundsAStep) {
+  ReportInput input;
+  input.results = MakeResults();
+  // 0.09 s of 0.3 s bound by arithmetic, 0.18 s by memory; roofs of 0.06 s and 0.09 s.
+  EXPECT_THAT(RenderMarkdown(BuildDocument(input)),
+              HasSubstr("VGG-16 is bound by memory for the most part. 30.0% of a step goes to "
+                        "kernels that the multiply-add peak bounds"));
+  EXPECT_THAT(RenderMarkdown(BuildDocument(input)),
+              HasSubstr("With every kernel at its roof the step would take 150 ms instead of 300 "
+                        "ms: 2.00 × as fast"));
+}
+
+TEST(ReportTest, LeavesOutWhatWasNotMeasured) {
+  ReportInput input;
+  input.results = MakeResults();
+  for (auto& [name, m] : input.results.models) {
+    m.memory_limits.resize(1);  // no limit to compare with
+    m.train_step.bounds.clear();
+  }
+  std::string html = RenderHtml(BuildDocument(input));
+  EXPECT_THAT(html, Not(HasSubstr("<section id=\"limits\">")));
+  EXPECT_THAT(html, Not(HasSubstr("<section id=\"bounds\">")));
+  // One model alone has a curve, another one only points without times or sizes.
+  input.results.models["resnet18"] = MakeResults().models["resnet18"];
+  input.results.models["vgg16"].memory_limits = std::vector<MemoryLimitResult>(3);
+  html = RenderHtml(BuildDocument(input));
+  EXPECT_THAT(html, HasSubstr("ResNet-18 takes"));
+  EXPECT_THAT(html, Not(HasSubstr("VGG-16 takes")));
+  EXPECT_THAT(html, HasSubstr("<section id=\"bounds\">"));
+  EXPECT_FALSE(std::regex_search(html, std::regex("[^a-z](nan|inf)[^a-z]")));
 }
 
 TEST(ReportTest, ShowsChangesAgainstABaseline) {

@@ -25,6 +25,9 @@ inline PassResult MakePass(int64_t batch, int threads, double seconds) {
   TypeResult norm{"batch_norm2d", "backward", {}, 1, 0, 0, 8000};
   norm.seconds.samples = {0.6 * seconds, 0.6 * seconds, 0.6 * seconds};
   pass.types = {conv, norm};
+  BoundResult arithmetic{"arithmetic", conv.seconds, 2, 500000, 4000, 0.2 * seconds};
+  BoundResult memory{"memory", norm.seconds, 1, 0, 8000, 0.3 * seconds};
+  pass.bounds = {arithmetic, memory};
   return pass;
 }
 
@@ -43,6 +46,13 @@ inline ModelResult MakeModel(int64_t parameters, int64_t macs, double seconds) {
   m.memory.weights = 400 * 1000;
   m.memory.timeline = {{0.1, "forward", 400000, 0, 0, 100000, 0},
                        {0.2, "backward", 400000, 0, 0, 600000, 0}};
+  MemoryLimitResult unlimited{0, 1000 * 1000, 1000 * 1000, 600 * 1000, 4000, 0, 0, {}};
+  MemoryLimitResult half{750 * 1000, 700 * 1000, 700 * 1000, 300 * 1000, 4100, 100, 2, {}};
+  MemoryLimitResult least{500 * 1000, 500 * 1000, 500 * 1000, 100 * 1000, 5000, 1000, 9, {}};
+  unlimited.seconds.samples = {seconds, seconds};
+  half.seconds.samples = {1.04 * seconds, 1.04 * seconds};
+  least.seconds.samples = {1.3 * seconds, 1.3 * seconds};
+  m.memory_limits = {unlimited, half, least};
   LayerResult layer;
   layer.name = "conv1";
   layer.type = "conv2d 3x3";

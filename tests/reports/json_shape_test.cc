@@ -21,6 +21,8 @@ TEST(JsonShapeTest, WhatFits) {
   EXPECT_EQ(Message("[]", "[\"\"]"), "");
   EXPECT_EQ(Message("{\"x\": [1], \"y\": [2, 3]}", "{\"*\": [0]}"), "");
   EXPECT_EQ(Message("{\"x\": null}", "{\"x\": null}"), "");
+  EXPECT_EQ(Message("{}", "{\"x?\": 0}"), "");
+  EXPECT_EQ(Message("{\"x\": 3}", "{\"x?\": 0}"), "");
 }
 
 TEST(JsonShapeTest, WhatDoesNotSaysWhere) {
@@ -30,6 +32,7 @@ TEST(JsonShapeTest, WhatDoesNotSaysWhere) {
   EXPECT_EQ(Message("{\"a\": [1, -2]}", "{\"a\": [1]}"), "a[1] is negative");
   EXPECT_EQ(Message("{\"x\": {}, \"y\": []}", "{\"*\": {}}"), "y is a list, should be an object");
   EXPECT_EQ(Message("{\"x\": null}", "{\"x\": true}"), "x is nothing, should be a truth value");
+  EXPECT_EQ(Message("{\"x\": [3]}", "{\"x?\": [\"\"]}"), "x[0] is a number, should be a text");
 }
 
 }  // namespace

@@ -60,6 +60,25 @@ TEST(ResultsTest, HoldsTheKeysOfTheSchema) {
   EXPECT_THAT(seconds["spread"].get<double>(), DoubleNear(0.008, 1e-9));
 }
 
+// Files of versions that did not measure these.
+TEST(ResultsTest, ReadsFilesWithoutTheLaterKeys) {
+  nlohmann::json j = MakeResults();
+  for (auto& [name, model] : j["models"].items()) {
+    model.erase("memory_limits");
+    for (const char* pass : {"train_step", "inference", "inference_one"}) {
+      model[pass].erase("bounds");
+    }
+    for (nlohmann::json& pass : model["scaling"]) pass.erase("bounds");
+  }
+  const absl::StatusOr<Results> read = ParseResults("results.json", j.dump());
+  ASSERT_TRUE(read.ok()) << read.status();
+  const ModelResult& m = read->model("vgg16");
+  EXPECT_TRUE(m.memory_limits.empty());
+  EXPECT_TRUE(m.train_step.bounds.empty());
+  EXPECT_EQ(m.parameters, 14986698);
+  EXPECT_EQ(m.train_step.seconds.median(), 0.3);
+}
+
 void ExpectRefused(const std::string& text, const std::string& what) {
   const absl::StatusOr<Results> r = ParseResults("some/file.json", text);
   ASSERT_FALSE(r.ok());
@@ -83,6 +102,18 @@ TEST(ResultsTest, RefusesWhatItDidNotWrite) {
   j = MakeResults();
   j["models"]["vgg16"]["train_step"]["seconds"]["samples"] = {-1.0};
   ExpectRefused(j.dump(), "models.vgg16.train_step.seconds.samples[0] is negative");
+  j = MakeResults();
+  j["models"]["vgg16"]["memory_limits"] = "many";
+  ExpectRefused(j.dump(), "models.vgg16.memory_limits is a text, should be a list");
+  j = MakeResults();
+  j["models"]["vgg16"]["memory_limits"][1].erase("plan_bytes");
+  ExpectRefused(j.dump(), "models.vgg16.memory_limits[1].plan_bytes is missing");
+  j = MakeResults();
+  j["models"]["vgg16"]["memory_limits"][0]["seconds"]["samples"] = {-1.0};
+  ExpectRefused(j.dump(), "models.vgg16.memory_limits[0].seconds.samples[0] is negative");
+  j = MakeResults();
+  j["models"]["vgg16"]["train_step"]["bounds"] = {7};
+  ExpectRefused(j.dump(), "models.vgg16.train_step.bounds[0] is a number, should be an object");
   j = MakeResults();
   j["build"] = "today";
   ExpectRefused(j.dump(), "build is a text, should be an object");

@@ -21,6 +21,12 @@ if grep -qE "(src|href)=[\"']?(https?:)?//|@import|url\(['\"]?https?:" "$out/ind
   fail "index.html refers to a resource outside of itself"
 fi
 grep -q '"schema":"classicnn-results-1"' "$out/results.json" || fail "results.json has no schema"
+points="$(grep -o '"limit_bytes":[0-9]*' "$out/results.json" | sort -u | wc -l)"
+((points >= 6)) || fail "$points points of time against memory, not one without a limit and five with"
+for title in 'Time against memory' 'What bounds a training step'; do
+  grep -q "^## $title" "$out/report.md" || fail "no section '$title'"
+done
+grep -q 'measured peak stayed within every limit' "$out/report.md" || fail "a limit was exceeded"
 
 # Against itself nothing is a regression; a gate that nothing can pass is not possible to state.
 "$program" --quick --models=mobilenetv1 --batch=2 --threads=1 --out="$folder/again" \
