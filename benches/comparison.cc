@@ -5,6 +5,7 @@
 #include <map>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
@@ -74,7 +75,7 @@ struct Ratios {
 
 double Flops(const ComparisonRow& row) { return 2 * static_cast<double>(row.shape.macs()); }
 double Bytes(const ComparisonRow& row) {
-  return 4 * static_cast<double>(row.shape.traffic(row.pass));
+  return 4 * static_cast<double>(row.shape.traffic(row.pass) + row.fused_traffic);
 }
 
 // What a row's rates count: operations, or bytes where a layer has no multiply-adds.
@@ -105,9 +106,10 @@ std::string FormatRows(const Comparison& comparison) {
     width = std::max(width, row.shape.ToString().size());
   }
   const int shape_width = static_cast<int>(width);
-  std::string text = absl::StrFormat("%-26s %-*s %11s %11s %9s %9s %-7s %6s %7s  %s\n",
-                                     "layer and pass", shape_width, "shape", "ours us", "peer us",
-                                     "ours", "peer", "", "ratio", "of roof", "ours / peer");
+  std::string text =
+      absl::StrFormat("%-26s %-*s %11s %11s %9s %9s %-7s %6s %7s  %s\n", "layer and pass",
+                      shape_width, "shape", comparison.ours + " us", "peer us", comparison.ours,
+                      "peer", "", "ratio", "of roof", comparison.ours + " / peer");
   for (const ComparisonRow& row : comparison.rows) {
     if (!row.measured()) {
       if (row.error.empty()) continue;
@@ -208,8 +210,9 @@ std::vector<ModelComparison> CompareModels(const std::vector<ComparisonRow>& row
 }
 
 std::string FormatComparison(const Comparison& comparison) {
-  std::string text =
-      absl::StrCat("Ours against ", comparison.peer, ", threads: ", comparison.num_threads);
+  std::string text = comparison.ours;
+  text[0] = absl::ascii_toupper(static_cast<unsigned char>(text[0]));
+  absl::StrAppend(&text, " against ", comparison.peer, ", threads: ", comparison.num_threads);
   if (comparison.fma_flops > 0) {
     absl::StrAppendFormat(&text, ", peaks: %.1f GFLOP/s, copy %.1f GB/s",
                           comparison.fma_flops * 1e-9, comparison.copy_bytes_per_second * 1e-9);
@@ -245,7 +248,8 @@ std::string FormatComparison(const Comparison& comparison) {
 }
 
 void to_json(nlohmann::json& j, const Comparison& comparison) {
-  j = {{"peer", comparison.peer},
+  j = {{"ours", comparison.ours},
+       {"peer", comparison.peer},
        {"threads", comparison.num_threads},
        {"fma_flops", comparison.fma_flops},
        {"copy_bytes_per_second", comparison.copy_bytes_per_second},

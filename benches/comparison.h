@@ -1,5 +1,5 @@
-// Our layers beside a peer's: what was measured, and what it amounts to by kind of layer and by
-// model. Measuring is benches/compare_mode.h's.
+// Our layers beside a peer's (or fused ones beside plain ones): what was measured, and what it
+// amounts to by kind of layer and by model. Measuring is benches/compare_mode.h's.
 #ifndef CLASSICNN_BENCHES_COMPARISON_H_
 #define CLASSICNN_BENCHES_COMPARISON_H_
 
@@ -21,8 +21,9 @@ struct ComparisonRow {
   double seconds = 0;
   double peer_seconds = 0;
   int64_t executed_macs = 0;
-  std::string label;       // "winograd4 avx3"
-  std::string peer_label;  // "oneDNN 2.6.3 jit:avx512_core"
+  int64_t fused_traffic = 0;  // LayerCase's, of ours
+  std::string label;          // "winograd4 avx3"
+  std::string peer_label;     // "oneDNN 2.6.3 jit:avx512_core"
   std::string error;
 
   bool measured() const { return seconds > 0 && peer_seconds > 0; }
@@ -31,7 +32,8 @@ struct ComparisonRow {
 };
 
 struct Comparison {
-  std::string peer;  // "onednn"
+  std::string ours = "ours";  // or "fused"
+  std::string peer;           // "onednn", "plain"
   int num_threads = 0;
   // Measured peaks, 0 where they are not known.
   double fma_flops = 0;

@@ -7,7 +7,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "core/check.h"
+#include "core/isa.h"
 #include "core/random.h"
 
 namespace classicnn {
@@ -24,9 +26,8 @@ absl::StatusOr<std::unique_ptr<LayerCase>> LayerCase::Construct(const LayerShape
   const std::vector<LayerPass>& passes = LayerPasses(shape.kind);
   CNN_CHECK(std::find(passes.begin(), passes.end(), pass) != passes.end(),
             LayerKindName(shape.kind), " has no ", LayerPassName(pass));
-  if (shape.kind == LayerKind::kConv2d || shape.kind == LayerKind::kLinear) {
-    return CreateProductCase(shape, pass, options, ctx);
-  }
+  if (shape.kind == LayerKind::kConv2d) return CreateConv2dCase(shape, pass, options, ctx);
+  if (shape.kind == LayerKind::kLinear) return CreateLinearCase(shape, pass, ctx);
   return CreateStreamCase(shape, pass, ctx);
 }
 
@@ -143,7 +144,7 @@ absl::Status LayerCase::Check(double* worst_error) {
 
   const std::string what =
       absl::StrCat(LayerKindName(shape_.kind), "_", LayerPassName(pass_), " ", shape_.ToString(),
-                   algorithm().empty() ? "" : " ", algorithm());
+                   algorithm().empty() ? "" : " ", algorithm(), fused() ? " fused" : "");
   size_t next = 0;
   for (const Buffer& b : buffers_) {
     if (!b.output) continue;
@@ -171,6 +172,13 @@ absl::Status LayerCase::Check(double* worst_error) {
   }
   Rewind();
   return absl::OkStatus();
+}
+
+std::string LayerCaseLabel(const LayerCase& layer) {
+  const std::string algorithm = layer.algorithm();
+  const std::vector<std::string> unfused = layer.unfused();
+  return absl::StrCat(algorithm, algorithm.empty() ? "" : " ", ActiveTarget(),
+                      unfused.empty() ? "" : " apart:", absl::StrJoin(unfused, ","));
 }
 
 absl::StatusOr<double> RelativeError(const float* actual, const float* expected, int64_t count) {

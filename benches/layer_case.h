@@ -1,8 +1,8 @@
 // One layer, one pass, one shape: tensors filled with fixed random numbers, the optimized kernel
 // and the naive reference on them, what a call costs, and whether the two agree.
 //
-// What the layer benchmarks time and reports compare; new layers are added in one of
-// layer_case_products.cc and layer_case_streams.cc.
+// What the layer benchmarks time and reports compare. Convolutions are in layer_case_conv2d.cc,
+// linear in layer_case_linear.cc, and every other layer in layer_case_streams.cc.
 #ifndef CLASSICNN_BENCHES_LAYER_CASE_H_
 #define CLASSICNN_BENCHES_LAYER_CASE_H_
 
@@ -26,9 +26,15 @@ namespace classicnn {
 // Where the numbers in all cases come from.
 inline constexpr uint64_t kLayerCaseSeed = 20140901;
 
+// Convolutions only.
 struct LayerCaseOptions {
-  // Convolutions only; none: what a plan would take.
-  std::optional<Conv2dAlgorithm> algorithm;
+  std::optional<Conv2dAlgorithm> algorithm;  // none: what a plan would take
+  // With the prologues and epilogues of a fused plan (layers/fusion.h):
+  //   forward           batch norm and ReLU of x, statistics of y
+  //   backward_data     gradient of the batch norm behind y from dy and its x ("dy_x"); mask, with
+  //                     sums, of the one before x (its x is "dx_x")
+  //   backward_weights  batch norm and ReLU of x, gradient of the batch norm behind y
+  bool fused = false;
 };
 
 class LayerCase {
@@ -58,8 +64,15 @@ class LayerCase {
   virtual std::string algorithm() const { return ""; }
   int64_t macs() const { return shape_.macs(); }
   virtual int64_t executed_macs() const { return shape_.macs(); }
-  // Least traffic, as models/layer_shapes.h counts it.
-  int64_t bytes() const { return 4 * shape_.traffic(pass_); }
+  // LayerCaseOptions::fused.
+  virtual bool fused() const { return false; }
+  // Floats that prologues and epilogues read beside the layer's own tensors
+  // and arrays of channels.
+  virtual int64_t fused_traffic() const { return 0; }
+  // Which of them have a pass of their own in this case's algorithm: "statistics", ...
+  virtual std::vector<std::string> unfused() const { return {}; }
+  // Least traffic, as models/layer_shapes.h counts it, and fused_traffic().
+  int64_t bytes() const { return 4 * (shape_.traffic(pass_) + fused_traffic()); }
   // Largest ||optimized - naive|| / ||naive|| of any output tensor that passes: 1e-4, and 5e-4 for
   // Winograd, whose transforms cost digits.
   virtual double error_bound() const { return 1e-4; }
@@ -126,6 +139,10 @@ class LayerCase {
   size_t workspace_bytes_ = 0;
 };
 
+// "winograd4 avx3": the algorithm, if there is a choice, and the instruction set; for a fused case
+// with "apart:statistics,gradient" behind it where some of that is done in passes of its own.
+std::string LayerCaseLabel(const LayerCase& layer);
+
 // ||actual - expected|| / ||expected||, norms in double. FailedPrecondition where the expectation
 // is empty, zero everywhere, or either side is not finite.
 absl::StatusOr<double> RelativeError(const float* actual, const float* expected, int64_t count);
@@ -136,11 +153,14 @@ absl::StatusOr<double> RelativeError(const float* actual, const float* expected,
 absl::StatusOr<Conv2dAlgorithm> ChooseConv2dAlgorithm(const Conv2dShape& shape, LayerPass pass,
                                                       const LayerCaseOptions& options);
 
+// A convolution's pass by the name that the layer cases have for it.
+Conv2dPass Conv2dPassOf(LayerPass pass);
+
 // Internal: factories by family.
-absl::StatusOr<std::unique_ptr<LayerCase>> CreateProductCase(const LayerShape& shape,
-                                                             LayerPass pass,
-                                                             const LayerCaseOptions& options,
-                                                             Context& ctx);
+absl::StatusOr<std::unique_ptr<LayerCase>> CreateConv2dCase(const LayerShape& shape, LayerPass pass,
+                                                            const LayerCaseOptions& options,
+                                                            Context& ctx);
+std::unique_ptr<LayerCase> CreateLinearCase(const LayerShape& shape, LayerPass pass, Context& ctx);
 std::unique_ptr<LayerCase> CreateStreamCase(const LayerShape& shape, LayerPass pass, Context& ctx);
 
 }  // namespace classicnn

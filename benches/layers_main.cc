@@ -14,6 +14,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "benches/autotune.h"
 #include "benches/compare_mode.h"
 #include "benches/harness.h"
 #include "benches/layer_case.h"
@@ -36,14 +37,17 @@ ABSL_FLAG(std::string, shapes, "models",
           "n64c64h32w32 (the others). Each is used for the selected layers that it fits.");
 ABSL_FLAG(
     std::string, impl, "optimized",
-    "Implementations, separated by commas: optimized, reference (the naive loops, on one "
-    "thread), onednn (oneDNN's direct algorithms) and onednn_auto (whichever it picks), where "
+    "Implementations, separated by commas: optimized, fused (convolutions with the prologues and "
+    "epilogues of a fused plan), reference (the naive loops, on one thread), onednn (oneDNN's "
+    "direct algorithms) and onednn_auto (whichever it picks), where "
     "this program was built with oneDNN.");
 ABSL_FLAG(std::string, algorithm, "",
           "Convolution algorithm to force: pointwise, direct, depthwise, winograd4, winograd2, "
           "winograd2x5. Of the models' shapes those that it can run are measured. Empty: the one a "
-          "plan would "
-          "take.");
+          "plan would take.");
+ABSL_FLAG(bool, autotune, false,
+          "Measure every algorithm that does a convolution, take the fastest, and remember it: in "
+          "$CLASSICNN_AUTOTUNE_CACHE, or else autotune.json in the user's cache folder.");
 
 namespace classicnn {
 namespace {
@@ -57,6 +61,7 @@ struct Benchmark {
   std::string impl;
   LayerCaseOptions options;
   int threads;
+  TuningCache* tuning;  // null: the algorithm in options, or a plan's
 
   bool reference() const { return impl == "reference"; }
   bool onednn() const { return impl == "onednn" || impl == "onednn_auto"; }
@@ -115,6 +120,11 @@ class Runner {
       if (!algorithm.ok()) return algorithm.status();
       options.algorithm = *algorithm;
     }
+    if (b.tuning != nullptr) {
+      const auto tuned = Autotune(b.shape, b.pass, b.options.fused, *ctx_, *b.tuning);
+      if (!tuned.ok()) return tuned.status();
+      options.algorithm = tuned->algorithm;
+    }
     if (!b.reference()) {
       if (absl::Status status = Check(b, options); !status.ok()) return status;
     }
@@ -122,14 +132,14 @@ class Runner {
     auto created = LayerCase::Create(b.shape, b.pass, options, *ctx_);
     if (!created.ok()) return created.status();
     case_ = *std::move(created);
+    bytes_ = static_cast<double>(case_->bytes());
     if (b.onednn()) return SetUpPeer(b);
     executed_macs_ = b.reference() ? case_->macs() : case_->executed_macs();
     if (b.reference()) {
       label_ = "naive";
       return absl::OkStatus();
     }
-    label_ = case_->algorithm().empty() ? ActiveTarget()
-                                        : absl::StrCat(case_->algorithm(), " ", ActiveTarget());
+    label_ = absl::StrCat(LayerCaseLabel(*case_), b.tuning != nullptr ? " tuned" : "");
     case_->RunOptimized();  // pages and caches are warm from here on
     return absl::OkStatus();
   }
@@ -176,17 +186,16 @@ class Runner {
   void Report(const Benchmark& b, benchmark::State& state) const {
     const auto nominal = 2 * static_cast<double>(b.shape.macs());
     const auto executed = 2 * static_cast<double>(executed_macs_);
-    const auto bytes = 4 * static_cast<double>(b.shape.traffic(b.pass));
     state.counters["num_threads"] = b.threads;
     state.counters["batch"] = static_cast<double>(b.shape.batch());
     state.counters["gflops"] = Rate(nominal * 1e-9);
     state.counters["executed_gflops"] = Rate(executed * 1e-9);
-    state.counters["bytes_per_second"] = Rate(bytes);
+    state.counters["bytes_per_second"] = Rate(bytes_);
     if (const MachinePeaks* peaks = PeaksAt(b.threads); peaks != nullptr) {
       state.counters["peak_fraction"] = Rate(nominal / peaks->fma_flops);
       // The time that whichever bound binds allows, over the time measured.
       state.counters["roofline_fraction"] =
-          Rate(std::max(executed / peaks->fma_flops, bytes / peaks->copy_bytes_per_second));
+          Rate(std::max(executed / peaks->fma_flops, bytes_ / peaks->copy_bytes_per_second));
     }
     state.SetLabel(label_);
   }
@@ -198,16 +207,18 @@ class Runner {
   std::unique_ptr<OneDnnCase> peer_;  // instead of case_
 #endif
   int64_t executed_macs_ = 0;
+  double bytes_ = 0;
   std::string label_;
   std::set<std::string> checked_;
 };
 
 struct Selection {
   std::vector<ModelLayerShape> shapes;
-  LayerCaseOptions options;  // for convolutions
+  LayerCaseOptions options;             // for convolutions
+  std::unique_ptr<TuningCache> tuning;  // with --autotune
 };
 
-// What --layers, --shapes and --algorithm name.
+// What --layers, --shapes, --algorithm and --autotune name.
 absl::StatusOr<Selection> Select() {
   auto layers = ParseChoices("layers", absl::GetFlag(FLAGS_layers), LayerKindNames());
   if (!layers.ok()) return layers.status();
@@ -224,6 +235,16 @@ absl::StatusOr<Selection> Select() {
     }
     selection.options.algorithm = *algorithm;
   }
+  if (absl::GetFlag(FLAGS_autotune)) {
+    if (selection.options.algorithm.has_value()) {
+      return absl::InvalidArgumentError("--autotune does not go with --algorithm");
+    }
+    if (std::find(layers->begin(), layers->end(), "conv2d") == layers->end()) {
+      return absl::InvalidArgumentError(
+          "--autotune is for convolutions, and --layers leaves out conv2d");
+    }
+    selection.tuning = std::make_unique<TuningCache>(TuningCache::DefaultPath());
+  }
   ModelOptions model;
   model.image_h = model.image_w = ImageSizeFlag();
   model.num_classes = NumClassesFlag();
@@ -237,19 +258,25 @@ absl::StatusOr<std::vector<Benchmark>> Benchmarks(const Selection& selection) {
   const std::string impl_text = absl::GetFlag(FLAGS_impl);
 #ifdef CLASSICNN_HAVE_ONEDNN
   const auto impls =
-      ParseChoices("impl", impl_text, {"optimized", "reference", "onednn", "onednn_auto"});
+      ParseChoices("impl", impl_text, {"optimized", "fused", "reference", "onednn", "onednn_auto"});
 #else
   for (const absl::string_view word : absl::StrSplit(impl_text, ',')) {
     if (word == "onednn" || word == "onednn_auto") {
       return absl::InvalidArgumentError(
           absl::StrCat("bad value \"", word,
                        "\" for --impl: not built in, oneDNN 2 was not found when this program was "
-                       "built; there are optimized and reference"));
+                       "built; there are optimized, fused and reference"));
     }
   }
-  const auto impls = ParseChoices("impl", impl_text, {"optimized", "reference"});
+  const auto impls = ParseChoices("impl", impl_text, {"optimized", "fused", "reference"});
 #endif
   if (!impls.ok()) return impls.status();
+  if (selection.tuning != nullptr &&
+      std::find(impls->begin(), impls->end(), "optimized") == impls->end() &&
+      std::find(impls->begin(), impls->end(), "fused") == impls->end()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--autotune is for optimized and fused, not for --impl=", impl_text));
+  }
 
   // Of the models' shapes, a forced algorithm takes those it can; a shape that was asked for is an
   // error where it cannot.
@@ -257,20 +284,25 @@ absl::StatusOr<std::vector<Benchmark>> Benchmarks(const Selection& selection) {
   std::vector<Benchmark> benchmarks;
   for (const ModelLayerShape& entry : selection.shapes) {
     const LayerShape& shape = entry.shape;
-    const LayerCaseOptions own =
-        shape.kind == LayerKind::kConv2d ? selection.options : LayerCaseOptions();
+    const bool convolution = shape.kind == LayerKind::kConv2d;
     for (const LayerPass pass : LayerPasses(shape.kind)) {
       for (const std::string& impl : *impls) {
+        const bool fused = impl == "fused";
+        if (fused && !convolution) continue;
+        LayerCaseOptions own = convolution ? selection.options : LayerCaseOptions();
+        own.fused = fused;
+        const bool ours = fused || impl == "optimized";
 #ifdef CLASSICNN_HAVE_ONEDNN
         if ((impl == "onednn" || impl == "onednn_auto") && !OneDnnHas(shape.kind)) continue;
 #endif
-        if (impl == "optimized" && own.algorithm.has_value() && of_models &&
+        if (ours && own.algorithm.has_value() && of_models &&
             !ChooseConv2dAlgorithm(shape.conv2d, pass, own).ok()) {
           continue;
         }
         // The reference runs on one thread, whatever is asked for.
         for (const int threads : impl == "reference" ? std::vector<int>{1} : ThreadCounts()) {
-          benchmarks.push_back({shape, pass, impl, own, threads});
+          benchmarks.push_back({shape, pass, impl, own, threads,
+                                ours && convolution ? selection.tuning.get() : nullptr});
         }
       }
     }
@@ -283,20 +315,27 @@ absl::StatusOr<std::vector<Benchmark>> Benchmarks(const Selection& selection) {
 }
 
 // What this machine cannot hold is refused before anything is measured: the system may promise the
-// memory and run out of it later. A comparison has the tensors of two implementations at a time.
-absl::Status CheckMemory(const Selection& selection, int implementations) {
+// memory and run out of it later. A comparison has the tensors of two implementations at a time,
+// tuning those of every algorithm.
+absl::Status CheckMemory(const Selection& selection, int implementations, bool fused) {
   const int64_t memory = GetMachineInfo().memory_bytes;
   for (const ModelLayerShape& entry : selection.shapes) {
     const LayerShape& shape = entry.shape;
-    const LayerCaseOptions own =
-        shape.kind == LayerKind::kConv2d ? selection.options : LayerCaseOptions();
+    const bool convolution = shape.kind == LayerKind::kConv2d;
+    LayerCaseOptions own = convolution ? selection.options : LayerCaseOptions();
+    own.fused = convolution && fused;
     for (const LayerPass pass : LayerPasses(shape.kind)) {
+      int times = implementations;
+      if (convolution && selection.tuning != nullptr) {
+        const auto candidates = Conv2dAlgorithms(shape.conv2d, Conv2dPassOf(pass)).size();
+        times = std::max(times, static_cast<int>(candidates));
+      }
       const int64_t bytes = LayerCase::BytesNeeded(shape, pass, own);
-      if (memory > 0 && bytes > memory / implementations) {
+      if (memory > 0 && bytes > memory / times) {
         return absl::InvalidArgumentError(
             absl::StrCat("--shapes: ", LayerKindName(shape.kind), " ", shape.ToString(), " takes ",
-                         implementations > 1 ? absl::StrCat(implementations, " times ") : "",
-                         FormatBytes(bytes), ", and this machine has ", FormatBytes(memory)));
+                         times > 1 ? absl::StrCat(times, " times ") : "", FormatBytes(bytes),
+                         ", and this machine has ", FormatBytes(memory)));
       }
     }
   }
@@ -317,7 +356,8 @@ int Main(int argc, char** argv) {
   info.summary =
       "Measures single layers, forward and backward. Names are "
       "LAYER_PASS/IMPL/SHAPE/threads:N; --benchmark_filter=REGEX selects some.\n"
-      "--compare=onednn prints a table of ours against oneDNN's instead.\n"
+      "--compare=onednn prints a table of ours against oneDNN's instead, --compare=plain one of "
+      "fused convolutions against plain ones.\n"
       "Each result is checked against the naive reference on a small batch before it is timed.";
   const std::string google_flag = BenchmarkFlag(argc, argv);
   ParseBenchmarkFlags(info, benchmark::kMicrosecond, argc, argv);
@@ -326,12 +366,16 @@ int Main(int argc, char** argv) {
   auto selection = Select();
   if (!selection.ok()) return FailUsage(selection.status());
   const bool compare = CompareAsked();
-  if (absl::Status status = CheckMemory(*selection, compare ? 2 : 1); !status.ok()) {
+  const std::string impls = absl::GetFlag(FLAGS_impl);
+  const bool fused = compare ? CompareIsOfFused()
+                             : absl::StrContains(impls, "fused") || absl::StrContains(impls, "all");
+  if (absl::Status status = CheckMemory(*selection, compare ? 2 : 1, fused); !status.ok()) {
     return FailUsage(status);
   }
   if (compare) {
     if (google_flag.empty()) {
-      return FinishOutput(RunCompareMode(selection->shapes, selection->options));
+      return FinishOutput(
+          RunCompareMode(selection->shapes, selection->options, selection->tuning.get()));
     }
     return FailUsage(
         absl::InvalidArgumentError(absl::StrCat(google_flag, " does not go with --compare")));
@@ -348,6 +392,10 @@ int Main(int argc, char** argv) {
     AddConditions(thread_counts, {{"data", "warm: every iteration works on the same tensors"},
                                   {"seed", absl::StrCat(kLayerCaseSeed)},
                                   {"precision", "f32"}});
+    if (selection->tuning != nullptr) {
+      const std::string& path = selection->tuning->path();
+      benchmark::AddCustomContext("autotune", path.empty() ? "on, kept nowhere" : path);
+    }
   }
 #ifdef CLASSICNN_HAVE_ONEDNN
   LimitOneDnn(ActiveTarget());

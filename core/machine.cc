@@ -6,8 +6,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdlib>
-#include <filesystem>
 #include <fstream>
 #include <map>
 #include <mutex>
@@ -23,6 +21,7 @@
 #include "core/isa.h"
 #include "core/probe.h"
 #include "core/trace.h"
+#include "core/user_cache.h"
 #include "nlohmann/json.hpp"
 
 namespace classicnn {
@@ -94,19 +93,6 @@ int64_t CopyBytes(const MachineInfo& info) {
   constexpr int64_t kMost = int64_t{1} << 30;
   const int64_t wanted = std::clamp(4 * info.l3_bytes, kLeast, kMost);
   return std::max(int64_t{8} << 20, std::min(wanted, info.memory_bytes / 16));
-}
-
-// Where results are kept; empty: nowhere.
-std::string CachePath() {
-  if (const char* path = std::getenv("CLASSICNN_PEAKS_CACHE")) return path;
-  // Relative values are to be ignored, says the XDG specification.
-  const auto absolute = [](const char* name) -> std::string {
-    const char* value = std::getenv(name);
-    return value != nullptr && value[0] == '/' ? value : "";
-  };
-  std::string base = absolute("XDG_CACHE_HOME");
-  if (base.empty() && !absolute("HOME").empty()) base = absolute("HOME") + "/.cache";
-  return base.empty() ? "" : base + "/classicnn/peaks.json";
 }
 
 // Everything that a result depends on.
@@ -185,7 +171,7 @@ absl::StatusOr<MachinePeaks> GetMachinePeaks(int num_threads) {
   const std::lock_guard<std::mutex> guard(mutex);
 
   const MachineInfo info = GetMachineInfo();
-  const std::string path = CachePath();
+  const std::string path = UserCachePath("CLASSICNN_PEAKS_CACHE", "peaks.json");
   const std::string key = CacheKey(info, num_threads);
   const std::string known_key = absl::StrCat(path, "\n", key);
   if (const auto found = known->find(known_key); found != known->end()) return found->second;
@@ -193,11 +179,7 @@ absl::StatusOr<MachinePeaks> GetMachinePeaks(int num_threads) {
   peaks.num_threads = num_threads;
   peaks.target = info.active_target;
 
-  if (!path.empty()) {
-    const auto folder = std::filesystem::path(path).parent_path().string();
-    std::error_code error;
-    if (!folder.empty()) std::filesystem::create_directories(folder, error);
-  }
+  if (!path.empty()) MakeCacheFolder(path);
   if (!FindInCache(ReadCache(path), key, &peaks)) {
     const ProbeLock lock(path);
     nlohmann::json cache = ReadCache(path);  // another program may have measured meanwhile

@@ -3,10 +3,12 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "core/isa.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -72,10 +74,7 @@ TEST(LayerCase, EveryUsableAlgorithmAgrees) {
   Context ctx(2);
   const LayerShape shape = Shape(LayerKind::kConv2d, "n2c32h8w8k32r3s1p1");
   for (const LayerPass pass : LayerPasses(shape.kind)) {
-    const Conv2dPass conv_pass = pass == LayerPass::kForward        ? Conv2dPass::kForward
-                                 : pass == LayerPass::kBackwardData ? Conv2dPass::kBackwardData
-                                                                    : Conv2dPass::kBackwardWeights;
-    for (const Conv2dAlgorithm algorithm : Conv2dAlgorithms(shape.conv2d, conv_pass)) {
+    for (const Conv2dAlgorithm algorithm : Conv2dAlgorithms(shape.conv2d, Conv2dPassOf(pass))) {
       auto layer = LayerCase::Create(shape, pass, {algorithm}, ctx);
       ASSERT_TRUE(layer.ok()) << layer.status();
       EXPECT_EQ((*layer)->algorithm(), Conv2dAlgorithmName(algorithm));
@@ -88,6 +87,105 @@ TEST(LayerCase, EveryUsableAlgorithmAgrees) {
   ASSERT_FALSE(unsupported.ok());
   EXPECT_THAT(std::string(unsupported.status().message()),
               HasSubstr("depthwise does not do forward of n2c32h8w8k32r3s1p1; there are"));
+}
+
+std::vector<float> Output(const LayerCase& layer, const char* name) {
+  for (const LayerCase::TensorRef& t : layer.tensors()) {
+    if (t.name == name) return {t.data, t.data + t.count};
+  }
+  ADD_FAILURE() << name;
+  return {};
+}
+
+// What fused cases compute is held against the references of the convolution and of each prologue
+// and epilogue, and is not what plain ones compute.
+TEST(LayerCase, FusedConvolutionsAgreeInEveryAlgorithm) {
+  for (const int threads : {1, 3}) {
+    Context ctx(threads);
+    for (const char* text : {"n2c3h9w7k5r3s2p1", "n2c16h8w8k24r3s1p1", "n2c16h4w4k20r1s1p0",
+                             "n2c16h6w6k12r1s2p0", "n1c12h6w6k12r3s1p1g12", "n2c12h7w6k12r3s2p1g12",
+                             "n2c12h6w6k8r3s1p1g2", "n2c16h8w8k16r5s1p2", "n1c5h1w1k7r1s1p0"}) {
+      const LayerShape shape = Shape(LayerKind::kConv2d, text);
+      for (const LayerPass pass : LayerPasses(shape.kind)) {
+        for (const Conv2dAlgorithm algorithm : Conv2dAlgorithms(shape.conv2d, Conv2dPassOf(pass))) {
+          SCOPED_TRACE(std::string(text) + " " + LayerPassName(pass) + " " +
+                       Conv2dAlgorithmName(algorithm));
+          auto fused = LayerCase::Create(shape, pass, {algorithm, true}, ctx);
+          auto plain = LayerCase::Create(shape, pass, {algorithm, false}, ctx);
+          ASSERT_TRUE(fused.ok() && plain.ok());
+          EXPECT_TRUE((*fused)->fused());
+          const absl::Status status = (*fused)->Check();
+          EXPECT_TRUE(status.ok()) << status;
+
+          const int64_t x = shape.conv2d.input().size();
+          const int64_t y = shape.conv2d.output().size();
+          const bool forward = pass == LayerPass::kForward;
+          const bool data = pass == LayerPass::kBackwardData;
+          EXPECT_EQ((*fused)->bytes() - (*plain)->bytes(), 4 * (forward ? 0 : data ? x + y : y));
+          EXPECT_EQ((*fused)->executed_macs(), (*plain)->executed_macs());
+          const char* output = forward ? "y" : data ? "dx" : "dweights";
+          (*fused)->RunOptimized();
+          (*plain)->RunOptimized();
+          const std::vector<float> with = Output(**fused, output);
+          const std::vector<float> without = Output(**plain, output);
+          ASSERT_EQ(with.size(), without.size());
+          const auto difference =
+              RelativeError(with.data(), without.data(), static_cast<int64_t>(with.size()));
+          ASSERT_TRUE(difference.ok()) << difference.status();
+          EXPECT_GT(*difference, 0.1);
+        }
+      }
+    }
+  }
+}
+
+TEST(LayerCase, EveryFusedOutputDependsOnThePrologue) {
+  Context ctx(2);
+  const LayerShape shape = Shape(LayerKind::kConv2d, "n2c16h8w8k24r3s1p1");
+  struct Wrong {
+    LayerPass pass;
+    const char* output;
+  };
+  for (const Wrong& wrong :
+       {Wrong{LayerPass::kForward, "y"}, Wrong{LayerPass::kForward, "mean"},
+        Wrong{LayerPass::kForward, "var"}, Wrong{LayerPass::kBackwardData, "sum_g"},
+        Wrong{LayerPass::kBackwardData, "sum_gx"},
+        Wrong{LayerPass::kBackwardWeights, "dweights"}}) {
+    auto layer = LayerCase::Create(shape, wrong.pass, {std::nullopt, true}, ctx);
+    ASSERT_TRUE(layer.ok()) << layer.status();
+    ASSERT_TRUE((*layer)->Check().ok());
+    // The reference's results stay in the outputs after a check.
+    const std::vector<float> right = Output(**layer, wrong.output);
+    (*layer)->RunOptimized();
+    const std::vector<float> ours = Output(**layer, wrong.output);
+    const auto error = RelativeError(ours.data(), right.data(), static_cast<int64_t>(ours.size()));
+    ASSERT_TRUE(error.ok());
+    EXPECT_LE(*error, (*layer)->error_bound());
+    // The same call with another input is another result.
+    float* input = (*layer)->tensor(wrong.pass == LayerPass::kForward ? "shift" : "offset");
+    input[0] += 1;
+    (*layer)->RunOptimized();
+    const std::vector<float> changed = Output(**layer, wrong.output);
+    const auto difference =
+        RelativeError(changed.data(), right.data(), static_cast<int64_t>(changed.size()));
+    ASSERT_TRUE(difference.ok());
+    EXPECT_GT(*difference, 10 * (*layer)->error_bound()) << wrong.output;
+  }
+}
+
+TEST(LayerCase, LabelsSayWhatHasAPassOfItsOwn) {
+  Context ctx(1);
+  const LayerShape grouped = Shape(LayerKind::kConv2d, "n2c12h6w6k8r3s1p1g2");
+  auto layer =
+      LayerCase::Create(grouped, LayerPass::kForward, {Conv2dAlgorithm::kDirect, true}, ctx);
+  ASSERT_TRUE(layer.ok());
+  std::string label = std::string("direct ") + ActiveTarget();
+  const std::vector<std::string> unfused = (*layer)->unfused();
+  for (size_t i = 0; i < unfused.size(); ++i) label += (i == 0 ? " apart:" : ",") + unfused[i];
+  EXPECT_EQ(LayerCaseLabel(**layer), label);
+  auto relu = LayerCase::Create(Shape(LayerKind::kRelu, "n2c5h3w7"), LayerPass::kForward, {}, ctx);
+  ASSERT_TRUE(relu.ok());
+  EXPECT_EQ(LayerCaseLabel(**relu), ActiveTarget());
 }
 
 TEST(LayerCase, RelativeErrorRejectsWhatIsVacuousOrNotFinite) {

@@ -18,6 +18,7 @@
 #include "layers/conv2d/conv2d.h"
 #include "nlohmann/json.hpp"
 #include "tests/benches/run_program.h"
+#include "tests/testing/temp_folder.h"
 
 namespace classicnn {
 namespace {
@@ -149,6 +150,112 @@ TEST(BenchLayers, ListsEveryDistinctModelShape) {
   EXPECT_THAT(run.out, HasSubstr("batch_norm2d_forward/optimized/n64c64h32w32m0/threads:2"));
 }
 
+TEST(BenchLayers, FusedConvolutionsAreAnImplementation) {
+  const auto json = RunJson(kLayers, {"--layers=conv2d,relu", "--threads=2", "--impl=fused",
+                                      "--shapes=n2c8h6w6k8r3s1p1,n2c8h6w6"});
+  const auto benchmarks = ByName(json);
+  EXPECT_EQ(benchmarks.size(), 3u) << "no ReLU";
+  const std::vector<std::pair<std::string, int>> floats = {{"forward", 2 * 576 + 576},
+                                                           {"backward_data", 4 * 576 + 576},
+                                                           {"backward_weights", 3 * 576 + 576}};
+  for (const auto& [pass, count] : floats) {
+    SCOPED_TRACE(pass);
+    const auto& b = benchmarks.at("conv2d_" + pass + "/fused/n2c8h6w6k8r3s1p1/threads:2");
+    EXPECT_THAT(b.value("label", ""), HasSubstr(json.at("context").value("isa_target", "?")));
+    EXPECT_NEAR(b.at("bytes_per_second").get<double>() * b.at("real_time").get<double>() * 1e-6 /
+                    (4 * count),
+                1, 1e-6);
+  }
+}
+
+TEST(BenchLayers, FusedAgainstPlain) {
+  const TempFolder folder;
+  const std::string path = folder / "compare.json";
+  const ProgramRun run =
+      RunProgram(kLayers, {"--compare=plain", "--threads=1", "--shapes=n2c16h6w6k8r3s1p1,n2c16h6w6",
+                           "--compare_json=" + path});
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_THAT(run.out, HasSubstr("Fused against plain, threads: 1"));
+  EXPECT_THAT(run.out, testing::ContainsRegex("conv2d other 3x3 +all passes +3 "));
+  EXPECT_THAT(run.out, testing::Not(HasSubstr("relu")));
+  const auto json = nlohmann::json::parse(folder.Read("compare.json"));
+  const auto& comparison = json.at("comparisons").at(0);
+  EXPECT_EQ(comparison.at("ours"), "fused");
+  EXPECT_EQ(comparison.at("peer"), "plain");
+  ASSERT_EQ(comparison.at("rows").size(), 3u);
+  for (const auto& row : comparison.at("rows")) {
+    EXPECT_GT(row.at("seconds"), 0.0);
+    EXPECT_GT(row.at("peer_seconds"), 0.0);
+  }
+  // Tensors of 1152 and 576 floats, and 1152 weights; the second reads both tensors again.
+  EXPECT_EQ(comparison.at("rows")[0].at("bytes"), 4.0 * (1152 + 576 + 1152));
+  EXPECT_EQ(comparison.at("rows")[1].at("bytes"), 4.0 * (2 * 1152 + 2 * 576 + 1152));
+  EXPECT_EQ(RunProgram(kLayers, {"--compare=plain", "--layers=relu"}).exit_code, 2);
+}
+
+// The environment of the programs that are run while it lives.
+class TuningFile {
+ public:
+  explicit TuningFile(const std::string& path) {
+    setenv("CLASSICNN_AUTOTUNE_CACHE", path.c_str(), 1);
+  }
+  ~TuningFile() { unsetenv("CLASSICNN_AUTOTUNE_CACHE"); }
+};
+
+TEST(BenchLayers, AutotuneMeasuresOnceRecordsItsChoiceAndHasToBeAskedFor) {
+  const TempFolder folder;
+  const TuningFile file(folder / "choices.json");
+  const std::string name = "conv2d_backward_data/optimized/n2c16h8w8k16r3s1p1/threads:2";
+  const std::vector<std::string> plain = {"--layers=conv2d",
+                                          "--shapes=n2c16h8w8k16r3s1p1",
+                                          "--threads=2",
+                                          "--benchmark_filter=backward_data",
+                                          "--benchmark_format=json",
+                                          "--benchmark_min_time=0.001"};
+  std::vector<std::string> tuned = plain;
+  tuned.push_back("--autotune");
+  const auto label = [&](const ProgramRun& run) {
+    EXPECT_EQ(run.exit_code, 0) << run.err;
+    return ByName(nlohmann::json::parse(run.out)).at(name).value("label", "");
+  };
+
+  const std::string untuned_label = label(RunProgram(kLayers, plain));
+  EXPECT_FALSE(folder.Has("choices.json"));
+  const ProgramRun first = RunProgram(kLayers, tuned);
+  EXPECT_THAT(first.err, HasSubstr("autotune: conv2d_backward_data/n2c16h8w8k16r3s1p1/"));
+  EXPECT_EQ(nlohmann::json::parse(first.out).at("context").at("autotune"), folder / "choices.json");
+  const std::string first_label = label(first);
+  EXPECT_TRUE(absl::EndsWith(first_label, " tuned")) << first_label;
+
+  // Whatever it was, make it another one: the file decides, and nothing is measured.
+  auto choices = nlohmann::json::parse(folder.Read("choices.json"));
+  ASSERT_EQ(choices.at("choices").size(), 1u);
+  auto& choice = *choices.at("choices").begin();
+  EXPECT_TRUE(absl::StartsWith(first_label, choice.at("algorithm").get<std::string>() + " "));
+  for (const char* forced : {"direct", "winograd2", "winograd4"}) {
+    choice["algorithm"] = forced;
+    folder.Write("choices.json", choices.dump());
+    const ProgramRun again = RunProgram(kLayers, tuned);
+    EXPECT_THAT(again.err, testing::Not(HasSubstr("autotune:")));
+    EXPECT_TRUE(absl::StartsWith(label(again), std::string(forced) + " "));
+    EXPECT_EQ(label(RunProgram(kLayers, plain)), untuned_label) << "not without asking";
+  }
+  choice["algorithm"] = "depthwise";
+  folder.Write("choices.json", choices.dump());
+  const ProgramRun wrong = RunProgram(kLayers, tuned);
+  EXPECT_THAT(wrong.err, HasSubstr("depthwise does not do that"));
+  EXPECT_TRUE(absl::EndsWith(label(wrong), " tuned"));
+  EXPECT_THAT(folder.Read("choices.json"), testing::Not(HasSubstr("depthwise")));
+
+  const ProgramRun compared =
+      RunProgram(kLayers, {"--compare=plain", "--layers=conv2d", "--shapes=n2c16h8w8k16r3s1p1",
+                           "--threads=2", "--autotune"});
+  EXPECT_EQ(compared.exit_code, 0) << compared.err;
+  EXPECT_THAT(compared.out, testing::ContainsRegex("backward_data .* tuned / "));
+  EXPECT_THAT(compared.err, testing::Not(HasSubstr("conv2d_backward_data/n2c16h8w8k16r3s1p1/")));
+  EXPECT_THAT(compared.err, HasSubstr("conv2d_forward/n2c16h8w8k16r3s1p1/"));
+}
+
 TEST(BenchLayers, AnAlgorithmThatDoesNotFitIsAnErrorOfThatBenchmark) {
   const ProgramRun run =
       RunProgram(kLayers, {"--layers=conv2d", "--shapes=n1c8h6w6k8r3s1p1", "--threads=1",
@@ -171,6 +278,11 @@ TEST(BenchLayers, BadUsageExitsWith2AndNamesTheFlag) {
       {{"--algorithm="}, "--algorithm is empty"},
       {{"--compare_json="}, "--compare_json is empty"},
       {{"--layers=relu", "--algorithm=direct"}, "--algorithm"},
+      {{"--layers=relu", "--autotune"}, "--autotune"},
+      {{"--layers=relu", "--impl=fused"}, "--impl"},
+      {{"--layers=conv2d", "--autotune", "--algorithm=direct"}, "--autotune"},
+      {{"--layers=conv2d", "--autotune", "--impl=reference"}, "--autotune"},
+      {{"--autotune=perhaps"}, "--autotune"},
       {{"--threads=none"}, "--threads"},
       {{"--target=neon"}, "--target"},
       {{"--image_size=2"}, "--image_size"},

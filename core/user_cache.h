@@ -1,0 +1,18 @@
+// Where a program keeps what it measured, for the next run of this user.
+#ifndef CLASSICNN_CORE_USER_CACHE_H_
+#define CLASSICNN_CORE_USER_CACHE_H_
+
+#include <string>
+
+namespace classicnn {
+
+// The environment variable `variable`, if it is set at all (empty: nothing is kept); else
+// $XDG_CACHE_HOME/classicnn/NAME, or ~/.cache/classicnn/NAME, or empty where there is no home.
+std::string UserCachePath(const char* variable, const std::string& name);
+
+// Creates the folder of `path` and those above it; a failure shows when the file is written.
+void MakeCacheFolder(const std::string& path);
+
+}  // namespace classicnn
+
+#endif  // CLASSICNN_CORE_USER_CACHE_H_
