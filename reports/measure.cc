@@ -78,26 +78,40 @@ absl::Status VisitAll(bool scaling, const VisitLimits& limits, ModelPasses* p) {
   return absl::OkStatus();
 }
 
-// A training step without a limit, then under each: back to back, so that they compare.
+// A training step without a limit and under each, in turns: so they compare.
 absl::Status MeasureMemoryLimits(const MeasureOptions& options, ModelPasses* p) {
   const auto range = p->bench->TrainMemory(options.batch, options.threads);
   if (!range.ok()) return range.status();
-  std::vector<int64_t> limits =
+  const std::vector<int64_t> limits =
       ChooseMemoryLimits(range->unlimited, range->least, range->activations, options.limit_points);
   if (limits.empty()) return absl::OkStatus();
-  limits.insert(limits.begin(), 0);
   const VisitLimits visit{options.limit_seconds, options.limit_samples, options.visit_most_seconds};
-  for (int64_t limit : limits) {
+  const auto summary = [&](const MeasuredPass& pass) {
+    return SummarizeMemoryLimit(p->bench->graph(), pass);
+  };
+  std::vector<MeasuredPass> passes = {Pass(true, options.batch, options.threads)};
+  absl::Status status = p->bench->Visit(visit, &passes[0]);
+  if (!status.ok()) return status;
+  const int64_t gap = range->unlimited / 200;
+  for (const int64_t limit : limits) {
     // A plan may stay so far below its limit that it meets the next one as well: then the next
-    // smaller plan is the one to see.
-    if (limit > 0) limit = std::min(limit, p->memory_limits.back().plan_bytes - 1);
-    if (limit != 0 && limit < range->least) break;
+    // smaller plan is the one to see. Differences below half a percent show nothing.
+    const int64_t last = summary(passes.back()).plan_bytes;
+    if (last <= range->least) break;
     MeasuredPass pass = Pass(true, options.batch, options.threads);
-    pass.memory_limit = limit;
-    const absl::Status status = p->bench->Visit(visit, &pass);
+    pass.memory_limit = std::min(limit, last - gap);
+    if (pass.memory_limit < range->least + gap) pass.memory_limit = range->least;
+    status = p->bench->Visit(visit, &pass);
     if (!status.ok()) return status;
-    p->memory_limits.push_back(SummarizeMemoryLimit(p->bench->graph(), pass));
+    passes.push_back(std::move(pass));
   }
+  for (int turn = 1; turn < options.limit_turns; ++turn) {
+    for (MeasuredPass& pass : passes) {
+      status = p->bench->Visit(visit, &pass);
+      if (!status.ok()) return status;
+    }
+  }
+  for (const MeasuredPass& pass : passes) p->memory_limits.push_back(summary(pass));
   return absl::OkStatus();
 }
 
@@ -138,7 +152,8 @@ MeasureOptions MeasureOptions::ForMode(const std::string& mode, int threads) {
     o.visit_seconds = 0.1;
     o.visit_most_seconds = 4;
     o.speedup_seconds = 5;
-    o.limit_samples = 1;
+    o.limit_turns = 1;
+    o.limit_samples = 2;
     o.limit_seconds = 0;
   } else if (mode == "full") {
     o.min_rounds = 4;
@@ -148,8 +163,9 @@ MeasureOptions MeasureOptions::ForMode(const std::string& mode, int threads) {
     o.budget_seconds = 400;
     o.speedup_seconds = 300;
     o.limit_points = 8;
-    o.limit_samples = 5;
-    o.limit_seconds = 2;
+    o.limit_turns = 4;
+    o.limit_samples = 2;
+    o.limit_seconds = 0.5;
     o.batches = {1, 16, 32, 128};
     for (int t = 2; t < threads; t *= 2) o.scaling_threads.push_back(t);
   }

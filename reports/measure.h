@@ -34,11 +34,12 @@ struct MeasureOptions {
   std::vector<int64_t> batches;      // batches beside `batch`
 
   // Training steps under limits of memory: as many as ChooseMemoryLimits gives for this number of
-  // points, 0 for none. Each is visited once and takes samples until this time is used, at least
-  // so many.
+  // points, 0 for none. They are visited in so many turns; a visit takes samples until this time is
+  // used, at least so many.
   int limit_points = 6;
-  int limit_samples = 3;
-  double limit_seconds = 0.25;
+  int limit_turns = 2;
+  int limit_samples = 1;
+  double limit_seconds = 0.2;
 
   // Optimized layers against their references: distinct problems at this batch, one thread, until
   // the time is used; 0 for none.

@@ -20,8 +20,10 @@ bool HasCurve(const ModelResult& m) {
          m.memory_limits[0].seconds.median() > 0;
 }
 
+// Of the fastest samples: there are few, and what disturbs one only makes it slower.
 double TimeRatio(const ModelResult& m, const MemoryLimitResult& point) {
-  return Ratio(point.seconds.median(), m.memory_limits[0].seconds.median());
+  const auto fastest = [](const Timing& t) { return t.empty() ? 0 : Quantile(t.samples, 0); };
+  return Ratio(fastest(point.seconds), fastest(m.memory_limits[0].seconds));
 }
 
 double MemoryRatio(const ModelResult& m, const MemoryLimitResult& point) {
@@ -44,30 +46,30 @@ std::string CurveSentence(const std::string& name, const ModelResult& m) {
   const MemoryLimitResult& least = points.back();
   std::string text = absl::StrCat(ModelTitle(name), " takes ", FormatBytes(points[0].plan_bytes),
                                   " without a limit. ");
-  size_t free = 0;  // the last limit up to which every one is nearly free
-  while (free + 1 < points.size() && TimeRatio(m, points[free + 1]) <= kNearlyFree) ++free;
+  // The smallest plan that is nearly free: it meets all the limits above it as well.
+  size_t free = points.size() - 1;
+  while (free > 0 && TimeRatio(m, points[free]) > kNearlyFree) --free;
+  const auto change = [&](const MemoryLimitResult& point) {
+    return FormatSignedPercent(TimeRatio(m, point) - 1);
+  };
   if (free + 1 == points.size()) {
-    absl::StrAppend(&text, "Down to the least that can be met, ", SizeText(m, least),
-                    ", every limit costs at most ", FormatPercent(kNearlyFree - 1), " of time; ");
+    absl::StrAppend(&text, "Saving memory is nearly free: even");
   } else if (free == 0) {
-    absl::StrAppend(&text, "Already ", SizeText(m, points[1]), " costs ",
-                    FormatSignedPercent(TimeRatio(m, points[1]) - 1), " of time, ");
+    absl::StrAppend(&text, "Every limit costs time: ", SizeText(m, points[1]), " ",
+                    change(points[1]), ", and");
   } else {
     absl::StrAppend(&text, "Down to ", SizeText(m, points[free]), " a step is at most ",
-                    FormatPercent(kNearlyFree - 1), " slower, ");
+                    FormatPercent(kNearlyFree - 1), " slower;");
   }
-  if (free + 1 < points.size()) {
-    absl::StrAppend(&text, "and the least that can be met, ", SizeText(m, least), ", costs ",
-                    FormatSignedPercent(TimeRatio(m, least) - 1), ": ");
-  }
-  absl::StrAppend(&text, "there ", FormatPercent(AgainRatio(least)),
-                  " of the multiply-adds are computed a second time.");
+  absl::StrAppend(&text, " at the least that can be met, ", SizeText(m, least),
+                  ", its time changes by ", change(least), ", with ",
+                  FormatPercent(AgainRatio(least)),
+                  " of the multiply-adds computed a second time.");
   for (const MemoryLimitResult& point : points) {
     if (point.activation_bytes > points[0].activation_bytes / 2) continue;
     absl::StrAppend(&text, " Keeping ",
                     FormatPercent(Ratio(point.activation_bytes, points[0].activation_bytes)),
-                    " of the activations costs ", FormatSignedPercent(TimeRatio(m, point) - 1),
-                    ".");
+                    " of the activations changes it by ", change(point), ".");
     break;
   }
   return text;
@@ -114,6 +116,12 @@ std::string BoundSentence(const std::string& name, const PassResult& pass,
                     FormatBandwidth(ByteRate(memory)), ", ",
                     FormatPercent(Ratio(ByteRate(memory), peaks.copy_bytes_per_second)),
                     " of it. ");
+  }
+  if (roof > step) {
+    absl::StrAppend(&text,
+                    "That is more than the probe found possible, so the machine was busy while it "
+                    "was probed, and these shares say little.");
+    return text;
   }
   absl::StrAppend(&text, "With every kernel at its roof the step would take ", FormatSeconds(roof),
                   " instead of ", FormatSeconds(step), ": ", FormatTimes(Ratio(step, roof)),
@@ -193,8 +201,11 @@ Section MemoryLimitsSection(const ReportInput& input) {
           : absl::StrCat("The measured peak exceeded ", exceeded, " of ", limited, " limits. "),
       "Memory is the plan's arena, weights and momentum. \"MACs again\" are the multiply-adds that "
       "run a second time, in relation to those of a step without a limit. Where kernels run again "
-      "without a limit as well, they are pooling that costs less than keeping its result. The "
-      "times have few samples: differences of a few percent may be noise."));
+      "without a limit as well, they are pooling that costs less than keeping its result. "
+      "\"Against "
+      "unlimited\" compares the fastest samples of each, which are few: differences of a few "
+      "percent "
+      "may be noise."));
   return s;
 }
 

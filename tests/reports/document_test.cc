@@ -97,14 +97,16 @@ TEST(ReportTest, SaysWhatAMemoryLimitCosts) {
   vgg.memory_limits[1].seconds.samples = vgg.memory_limits[2].seconds.samples = {0.303};
   input.results.models["resnet18"].memory_limits[1].seconds.samples = {0.6};
   const std::string text = RenderMarkdown(BuildDocument(input));
-  EXPECT_THAT(text, HasSubstr("VGG-16 takes 976.56 KiB without a limit. Down to the least that can "
-                              "be met, 488.28 KiB (50.0%), every limit costs at most 5.0% of time; "
-                              "there 25.0% of the multiply-adds are computed a second time. "
-                              "Keeping 50.0% of the activations costs +1.0%."));
-  EXPECT_THAT(text, HasSubstr("Already 683.59 KiB (70.0%) costs +20.0% of time, and the least that "
-                              "can be met, 488.28 KiB (50.0%), costs +30.0%: there 25.0%"));
-  EXPECT_THAT(text, HasSubstr("Down to 683.59 KiB (70.0%) a step is at most 5.0% slower, and the "
-                              "least that can be met, 488.28 KiB (50.0%), costs +30.0%"));
+  EXPECT_THAT(text,
+              HasSubstr("VGG-16 takes 976.56 KiB without a limit. Saving memory is nearly free: "
+                        "even at the least that can be met, 488.28 KiB (50.0%), its time "
+                        "changes by +1.0%, with 25.0% of the multiply-adds computed a second "
+                        "time. Keeping 50.0% of the activations changes it by +1.0%."));
+  EXPECT_THAT(text, HasSubstr("Every limit costs time: 683.59 KiB (70.0%) +20.0%, and at the least "
+                              "that can be met, 488.28 KiB (50.0%), its time changes by +30.0%"));
+  EXPECT_THAT(text, HasSubstr("Down to 683.59 KiB (70.0%) a step is at most 5.0% slower; at the "
+                              "least that can be met, 488.28 KiB (50.0%), its time changes by "
+                              "+30.0%"));
   EXPECT_THAT(text, HasSubstr("The measured peak stayed within every limit."));
   vgg.memory_limits[2].peak_bytes = 500 * 1000 + 1;
   EXPECT_THAT(RenderMarkdown(BuildDocument(input)),
@@ -121,6 +123,15 @@ TEST(ReportTest, SaysWhatBoundsAStep) {
   EXPECT_THAT(RenderMarkdown(BuildDocument(input)),
               HasSubstr("With every kernel at its roof the step would take 150 ms instead of 300 "
                         "ms: 2.00 × as fast"));
+}
+
+TEST(ReportTest, SaysSoWhereTheProbeWasWrong) {
+  ReportInput input;
+  input.results = MakeResults();
+  input.results.models["vgg16"].train_step.bounds[0].roof_seconds = 7;
+  const std::string text = RenderMarkdown(BuildDocument(input));
+  EXPECT_THAT(text, HasSubstr("That is more than the probe found possible"));
+  EXPECT_THAT(text, Not(HasSubstr("instead of 300 ms")));
 }
 
 TEST(ReportTest, LeavesOutWhatWasNotMeasured) {
