@@ -36,7 +36,8 @@ struct PlanOptions {
   bool winograd = true;
   int num_threads = 1;  // sizes per-thread scratch; never what is computed
   double label_smoothing = 0;
-  // Bytes, state included; 0: none. What does not fit is dropped after forward and computed again
+  // Bytes, state included; 0: none (a fused plan computes overlapping max pools again all the
+  // same). What does not fit is dropped after forward and computed again
   // in backward, with the same bits.
   int64_t memory_limit = 0;
 };

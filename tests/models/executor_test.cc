@@ -81,7 +81,7 @@ double RelativeError(const A* a, const B* b, int64_t count) {
     difference += d * d;
     norm += static_cast<double>(b[i]) * static_cast<double>(b[i]);
   }
-  return std::sqrt(difference) / (std::sqrt(norm) + 1e-3);
+  return norm < 1e-20 ? std::sqrt(difference) : std::sqrt(difference / norm);
 }
 
 // A network that has every operation and every kind of sharing, on odd sizes.
