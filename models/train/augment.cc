@@ -102,7 +102,9 @@ void BatchMaker::FillImage(const BatchRequest& request, int64_t image, float* to
     top = static_cast<int64_t>(words[0] % static_cast<uint64_t>(2 * border_h + 1)) - border_h;
     left = static_cast<int64_t>(words[1] % static_cast<uint64_t>(2 * border_w + 1)) - border_w;
   }
-  const bool flip = (request.augmentation.flip && (words[2] & 1) != 0) != request.mirrored;
+  // A coin for each image, turned over from epoch to epoch.
+  const uint64_t side = RandomStream(request.seed, "augment.flip").Word(index) + request.epoch;
+  const bool flip = (request.augmentation.flip && side % 2 != 0) != request.mirrored;
 
   const float black[3] = {normalized_[0][0], normalized_[1][0], normalized_[2][0]};
   const size_t green = channels == 3 ? 1 : 0, blue = channels == 3 ? 2 : 0;

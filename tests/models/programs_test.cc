@@ -15,6 +15,7 @@
 #include "absl/strings/str_split.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
 #include "tests/testing/temp_folder.h"
 
 namespace classicnn {
@@ -192,6 +193,23 @@ TEST(CnnTrainTest, TrainsAndEvaluates) {
   EXPECT_EQ(other.code, 2);
   EXPECT_THAT(other.err, HasSubstr("--lr"));
   EXPECT_EQ(RunTrain(folder, Tiny({"--out=" + run})).code, 2);
+}
+
+TEST(CnnTrainTest, FlagsOverruleARecipe) {
+  TempFolder folder;
+  const Result r = RunTrain(
+      folder, Tiny({"--out=" + (folder / "run"), "--recipe=accuracy", "--max_steps=1", "--lr=0.03",
+                    "--augment=none", "--nonesterov", "--label_smoothing=0.2"}));
+  ASSERT_EQ(r.code, 0) << r.err;
+  const auto flags = nlohmann::json::parse(folder.Read("run/config.json"))["flags"];
+  EXPECT_EQ(flags["recipe"], "accuracy");
+  EXPECT_EQ(flags["epochs"], 2);
+  EXPECT_EQ(flags["batch"], 8);
+  EXPECT_EQ(flags["lr"], 0.03);
+  EXPECT_EQ(flags["augment"], "none");
+  EXPECT_EQ(flags["nesterov"], false);
+  EXPECT_EQ(flags["label_smoothing"], 0.2);
+  EXPECT_EQ(flags["schedule"], "onecycle") << "what was not given is the recipe's";
 }
 
 TEST(CnnTrainTest, DivergenceExitsOne) {

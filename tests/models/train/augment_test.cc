@@ -1,6 +1,7 @@
 #include "models/train/augment.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <map>
 #include <numeric>
 #include <set>
@@ -140,7 +141,31 @@ TEST(AugmentTest, CropsAndFlipsAreWindowsWithBlackBorders) {
   EXPECT_EQ(lefts.size(), 9u);
   EXPECT_EQ(lefts.rbegin()->first, 4);
   for (const auto& [top, count] : tops) EXPECT_NEAR(count, kEpochs / 9.0, 50) << top;
-  EXPECT_NEAR(flips[true], kEpochs / 2.0, 80);
+  EXPECT_EQ(flips[true], kEpochs / 2);
+}
+
+TEST(AugmentTest, EveryImageIsSeenFromBothSidesInTwoEpochs) {
+  const Dataset data = Synthetic(400);
+  const auto indices = FirstIndices(400);
+  const auto plain = Fill(*data.train, indices, {}, 1);
+  const auto mirrored = Fill(*data.train, indices, {}, 1, 0, kUnit, 32, true);
+  int flipped_first = 0;
+  std::vector<std::vector<float>> epochs;
+  for (uint64_t epoch = 0; epoch < 4; ++epoch) {
+    epochs.push_back(Fill(*data.train, indices, {false, true, false}, 2, epoch));
+  }
+  for (size_t i = 0; i < indices.size(); ++i) {
+    const auto same = [&](const std::vector<float>& a, const std::vector<float>& b) {
+      const auto at = static_cast<std::ptrdiff_t>(i * 3072);
+      return std::equal(a.begin() + at, a.begin() + at + 3072, b.begin() + at);
+    };
+    const bool first = same(epochs[0], mirrored);
+    flipped_first += first;
+    for (size_t e = 0; e < epochs.size(); ++e) {
+      ASSERT_TRUE(same(epochs[e], first == (e % 2 == 0) ? mirrored : plain)) << i << ", " << e;
+    }
+  }
+  EXPECT_NEAR(flipped_first, 200, 40) << "a coin for each image";
 }
 
 TEST(AugmentTest, JitterKeepsTheImageRecognizableAndInRange) {

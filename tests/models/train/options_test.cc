@@ -26,6 +26,38 @@ TEST(OptionsTest, RecipesOfAllModelsAreValid) {
   EXPECT_FALSE(RecipeOptions("quick", "vgg19").ok());
 }
 
+TEST(OptionsTest, RecipesForAccuracy) {
+  struct Expected {
+    const char* model;
+    int64_t epochs;
+    const char* augment;
+  };
+  for (const Expected& e :
+       {Expected{"mobilenetv1", 25, "crop,flip,jitter"}, Expected{"vgg16", 20, "crop,flip,jitter"},
+        Expected{"resnet18", 15, "crop,flip,jitter"}, Expected{"googlenet", 4, "crop,flip"},
+        Expected{"densenet121", 5, "crop,flip"}}) {
+    auto o = RecipeOptions("accuracy", e.model);
+    ASSERT_TRUE(o.ok()) << o.status();
+    EXPECT_EQ(o->epochs, e.epochs) << e.model;
+    EXPECT_EQ(o->augment, e.augment) << e.model;
+    EXPECT_EQ(o->schedule, "onecycle");
+    EXPECT_TRUE(o->nesterov);
+    EXPECT_FALSE(o->decay_norm_and_bias);
+    EXPECT_DOUBLE_EQ(o->label_smoothing, 0.1);
+    EXPECT_EQ(o->dropout, -1) << "the architecture's own";
+    const auto quick = RecipeOptions("quick", e.model);
+    ASSERT_TRUE(quick.ok());
+    EXPECT_LT(quick->epochs, o->epochs) << e.model;
+    // Decay by optimizer, also where the recipe's optimizer is overruled.
+    auto adamw = *o;
+    adamw.optimizer = "adamw";
+    ASSERT_TRUE(Resolve(&*o).ok());
+    ASSERT_TRUE(Resolve(&adamw).ok());
+    EXPECT_DOUBLE_EQ(o->weight_decay, 5e-4);
+    EXPECT_DOUBLE_EQ(adamw.weight_decay, 0.05);
+  }
+}
+
 TEST(OptionsTest, DefaultsFollowOptimizerAndBatch) {
   TrainOptions sgd;
   sgd.model = "vgg16";
