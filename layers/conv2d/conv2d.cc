@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
 #include "core/check.h"
 #include "layers/column_sums.h"
@@ -32,22 +31,6 @@ void CheckView(const View<T>& view, const Shape4& shape, const char* name) {
             shape.ToString());
   CNN_CHECK(view.data != nullptr && view.pixel_stride >= view.c, name, " has a pixel stride of ",
             view.pixel_stride);
-}
-
-// Where Winograd's transforms pay, as measured: with few channels they cost more than the products
-// they save, and in small images much of a tile's products go to waste, while the direct algorithm
-// skips padding. (With 2 x 2 images and 512 channels the two are within a few percent.)
-bool WinogradBeatsDirect(const Conv2dShape& s) {
-  if (s.in_channels < 16 || s.out_channels < 16) return false;
-  const int64_t side = std::min(s.out_h(), s.out_w());
-  return side >= (s.kernel == 5 ? 6 : 4);
-}
-
-// F(4x4, 3x3), unless its ragged tiles (images of 5 x 5, 6 x 6) take as many products as those of
-// F(2x2, 3x3), whose transforms are cheaper where one side of the product is an image.
-bool SmallTilesBeatLarge(const Conv2dShape& s, Conv2dPass pass) {
-  return pass != Conv2dPass::kBackwardWeights &&
-         kConv2dWinograd2Ops.executed_macs(s, pass) <= kConv2dWinograd4Ops.executed_macs(s, pass);
 }
 
 }  // namespace
@@ -98,29 +81,6 @@ template void CheckConv2dArgs(const Conv2dBackwardDataArgs<float>&);
 template void CheckConv2dArgs(const Conv2dBackwardDataArgs<double>&);
 template void CheckConv2dArgs(const Conv2dBackwardWeightsArgs<float>&);
 template void CheckConv2dArgs(const Conv2dBackwardWeightsArgs<double>&);
-
-std::vector<Conv2dAlgorithm> Conv2dAlgorithms(const Conv2dShape& shape, Conv2dPass pass,
-                                              bool allow_winograd) {
-  // The most special first: where an algorithm applies at all it beats those after it.
-  std::vector<Conv2dAlgorithm> result;
-  const auto add_if_supported = [&](Conv2dAlgorithm algorithm) {
-    const Conv2dAlgorithmOps* ops = GetConv2dAlgorithmOps(algorithm);
-    if (ops != nullptr && ops->supports(shape, pass)) result.push_back(algorithm);
-  };
-  add_if_supported(Conv2dAlgorithm::kDepthwise);
-  const auto add_winograd = [&] {
-    const bool small_first = SmallTilesBeatLarge(shape, pass);
-    add_if_supported(small_first ? Conv2dAlgorithm::kWinograd2 : Conv2dAlgorithm::kWinograd4);
-    add_if_supported(small_first ? Conv2dAlgorithm::kWinograd4 : Conv2dAlgorithm::kWinograd2);
-    add_if_supported(Conv2dAlgorithm::kWinograd2x5);
-  };
-  const bool winograd_first = WinogradBeatsDirect(shape);
-  if (allow_winograd && winograd_first) add_winograd();
-  add_if_supported(Conv2dAlgorithm::kPointwise);
-  add_if_supported(Conv2dAlgorithm::kDirect);
-  if (allow_winograd && !winograd_first) add_winograd();
-  return result;
-}
 
 int64_t Conv2dExecutedMacs(const Conv2dShape& shape, Conv2dPass pass, Conv2dAlgorithm algorithm) {
   const Conv2dAlgorithmOps& ops = OpsFor(shape, pass, algorithm);

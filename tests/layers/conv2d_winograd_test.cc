@@ -270,6 +270,10 @@ TEST(Conv2dWinogradChoice, IsMadeByShape) {
   EXPECT_EQ(first(Winograd(64, 512, 2, 2, 512, 1)), Conv2dAlgorithm::kDirect);
   EXPECT_EQ(first(Winograd5(64, 32, 8, 8, 64, 2)), Conv2dAlgorithm::kWinograd2x5);
   EXPECT_EQ(first(Winograd5(64, 32, 4, 4, 64, 2)), Conv2dAlgorithm::kDirect);
+  // Few images of many channels are not worth transformed weights.
+  EXPECT_EQ(first(Winograd(1, 512, 4, 4, 512, 1)), Conv2dAlgorithm::kDirect);
+  EXPECT_EQ(first(Winograd(2, 512, 4, 4, 512, 1)), Conv2dAlgorithm::kWinograd2);
+  EXPECT_EQ(first(Winograd(16, 512, 4, 4, 512, 1)), Conv2dAlgorithm::kWinograd4);
   for (const Conv2dAlgorithm a :
        Conv2dAlgorithms(Winograd(64, 64, 32, 32, 64, 1), Conv2dPass::kForward,
                         /*allow_winograd=*/false)) {
