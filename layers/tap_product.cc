@@ -64,18 +64,40 @@ TapSource CopyByPosition(const char* zone, const TapProduct& p, const Cut& cut, 
   return {copy, cut.copy_stride, p.in.n * cut.copy_stride};
 }
 
-// Lines of the input's rows [begin, end) that MakeTileRows will read: as if there were none between
-// them.
-void PrefetchRows(const TapProduct& p, int64_t begin, int64_t end, PrefetchQueue* queue) {
-  if (begin >= end) return;
-  const PixelLattice lattice = InputLattice(p);
-  const int64_t first = lattice.Pixel(begin / p.w / p.h, begin / p.w % p.h, begin % p.w);
-  queue->Add(p.in.Pixel(first), p.in.c, p.in_step * p.in.pixel_stride, end - begin);
-  if (p.gradient.active()) {
-    queue->Add(p.gradient.x.Pixel(first), p.in.c, p.in_step * p.gradient.x.pixel_stride,
-               end - begin);
+// What one tile fetches for the next, in the order of the pixels, little by little: what is first
+// touched panel by panel is no pattern that hardware prefetches, and a burst of stores to lines
+// that are not in the cache waits for memory as loads do.
+struct NextRows {
+  int64_t begin = 0;
+  int64_t end = 0;
+  bool input = false;  // each row reads one pixel, and not from a copy
+  int64_t column = 0;  // of the output
+  int64_t num_columns = 0;
+
+  // Part `index` of `parts`: as if there were no pixels between the rows'.
+  void Part(const TapProduct& p, int64_t index, int64_t parts, PrefetchQueue* queue) const {
+    const int64_t first = begin + (end - begin) * index / parts;
+    const int64_t rows = begin + (end - begin) * (index + 1) / parts - first;
+    if (rows <= 0) return;
+    const auto pixel_of = [&](const PixelLattice& lattice) {
+      return lattice.Pixel(first / p.w / p.h, first / p.w % p.h, first % p.w);
+    };
+    const auto add = [&](const ConstTensor& x, int64_t pixel, int64_t step, int64_t from,
+                         int64_t channels) {
+      queue->Add(x.Pixel(pixel) + from, channels, step * x.pixel_stride, rows);
+    };
+    const int64_t out = pixel_of(OutputLattice(p));
+    if (input) {
+      const int64_t in = pixel_of(InputLattice(p));
+      add(p.in, in, p.in_step, 0, p.in.c);
+      if (p.gradient.active()) add(p.gradient.x, in, p.in_step, 0, p.in.c);
+    }
+    if (p.gradient_epilogue.active()) {
+      add(p.gradient_epilogue.x, out, p.out_step, column, num_columns);
+    }
+    add(p.out, out, p.out_step, column, num_columns);
   }
-}
+};
 
 // A piece's center for the columns of a panel, from the block that was just written, and that
 // block's moments.
@@ -226,18 +248,22 @@ void RunTapProduct(const char* zone, const TapProduct& p, Workspace workspace, C
         num_blocks = FillTapTile(p, source, geometry.rows, zeros, tile, tables);
       }
       // The tile after this one, here or in the piece that this worker likely takes next.
-      const int64_t next_begin = tile.begin + tile.rows;
-      const int64_t next_rows =
-          input == TapInput::kTile && t + 1 < cut.tiles ? TapTile(p, cut, t + 1).rows : 0;
+      NextRows next;
+      if (input != TapInput::kByPosition && t + 1 < cut.tiles) {
+        const TapTile next_tile(p, cut, t + 1);
+        next.begin = next_tile.begin;
+        next.end = next_tile.begin + next_tile.rows;
+        next.input = own_pixels && input != TapInput::kRows;
+        next.column = first_panel * width;
+        next.num_columns = std::min(columns, (last_panel + 1) * width) - next.column;
+      }
       for (int64_t panel = first_panel; panel <= last_panel; ++panel) {
         const float* const b = GemmPanel(packed, geometry, p.num_taps * channels, panel);
         const int64_t column = panel * width;
         const int64_t panel_columns = std::min(width, columns - column);
         PrefetchQueue queue;
         queue.Clear();
-        const int64_t panels = last_panel - first_panel + 1;
-        PrefetchRows(p, next_begin + next_rows * (panel - first_panel) / panels,
-                     next_begin + next_rows * (panel + 1 - first_panel) / panels, &queue);
+        next.Part(p, panel - first_panel, last_panel - first_panel + 1, &queue);
         queue.SpreadOver(num_blocks * GemmPrefetchSteps(depth));
         const GemmPrefetch prefetch{panel == first_panel && input != TapInput::kTile && !gather,
                                     panel == last_panel ? nullptr : tables.blocks, &queue};
