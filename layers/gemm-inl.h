@@ -205,9 +205,10 @@ struct GemmGradientStore {
 };
 
 // The same for rows whose last vector is partial, from a spilled buffer.
-static HWY_NOINLINE void GemmGradientPartial(float* HWY_RESTRICT sums, int64_t width,
-                                             const GemmBlock& block, int64_t column,
-                                             int64_t columns, const GemmEpilogue& epilogue) {
+HWY_MAYBE_UNUSED static HWY_NOINLINE void GemmGradientPartial(float* HWY_RESTRICT sums,
+                                                              int64_t width, const GemmBlock& block,
+                                                              int64_t column, int64_t columns,
+                                                              const GemmEpilogue& epilogue) {
   for (int64_t i = 0; i < block.rows; ++i) {
     float* const out = block.out[i] + column;
     float* const da = sums + i * width;

@@ -6,6 +6,7 @@
 
 #include "core/check.h"
 #include "layers/channel_rows.h"
+#include "layers/outer_product.h"
 
 namespace classicnn {
 namespace {
@@ -22,13 +23,20 @@ struct Cut {
       64;  // reduced at once: their rows stay in the first-level cache
   static constexpr int64_t kColumnRange = 64;  // least width worth a part of its own
   static constexpr int64_t kRowRange = 56;
+  // What is packed: a panel of a block stays in the first-level cache, all of it in the second.
+  static constexpr int64_t kMaxPackedPixels = 192;
+  static constexpr int64_t kMinPackedPixels = 32;
+  static constexpr int64_t kPackedFloats = 56 << 10;
 
   explicit Cut(const TapReductionSize& size)
       : gathers(GathersTaps(size.num_taps, size.in_channels)),
+        packs(size.num_taps == 1 && size.in_step == 1 && size.h == size.in_h &&
+              size.w == size.in_w),
         segments(gathers ? 1 : size.num_taps),
         rows(gathers ? size.num_taps * size.in_channels : size.in_channels),
         gather_stride(gathers ? GatherStride(size.num_taps, size.in_channels) : 0),
-        result_floats(size.num_taps * size.in_channels * size.grad_channels) {
+        result_floats(size.num_taps * size.in_channels * size.grad_channels),
+        partial_stride(DivideUp(result_floats, 16) * 16 + 16) {
     const int64_t images = size.images;
     const int64_t pixels = size.h * size.w;
     const int64_t columns = size.grad_channels;
@@ -38,6 +46,10 @@ struct Cut {
       groups *= 2;
     }
     int64_t wanted = DivideUp(kPieces, groups);
+    if (packs) {
+      CutPacked(size, wanted);
+      return;
+    }
     tap_parts = std::min(segments, wanted);
     wanted = DivideUp(wanted, tap_parts);
     column_parts = std::min(DivideUp(columns, kColumnRange), wanted);
@@ -51,6 +63,28 @@ struct Cut {
       in_stride = Padded(DivideUp(rows, row_parts));
       in_pixels = size.num_taps == 1 ? block_pixels : MaxWindowPixels(size);
     }
+  }
+
+  // Every part packs what it reads: the squarer they are, the less.
+  void CutPacked(const TapReductionSize& size, int64_t wanted) {
+    const int64_t columns = size.grad_channels;
+    while (row_parts * column_parts < wanted) {
+      const bool can_cut_columns = columns / (2 * column_parts) >= kColumnRange;
+      const bool can_cut_rows = rows / (2 * row_parts) >= kRowRange;
+      if (can_cut_columns && (!can_cut_rows || columns / column_parts >= rows / row_parts)) {
+        column_parts *= 2;
+      } else if (can_cut_rows) {
+        row_parts *= 2;
+      } else {
+        break;
+      }
+    }
+    part_rows = DivideUp(rows, row_parts);
+    part_columns = DivideUp(columns, column_parts) + 2 * kGemmMaxLanes;
+    const int64_t fit = kPackedFloats / (part_rows * 16 / 14 + part_columns) / 16 * 16;
+    const int64_t images = DivideUp(size.images, groups);
+    block_pixels =
+        std::min(images * size.h * size.w, std::clamp(fit, kMinPackedPixels, kMaxPackedPixels));
   }
 
   // An odd number of lines, so that pixels spread over the sets of a cache.
@@ -69,15 +103,19 @@ struct Cut {
   int64_t parts() const { return tap_parts * column_parts * row_parts; }
 
   bool gathers;
+  bool packs;        // both operands of a block, see layers/outer_product.h
   int64_t segments;  // matrices of the result, each rows x columns: one for each tap, or for all
   int64_t rows;
   int64_t gather_stride;  // of a gathered row, or 0
   int64_t result_floats;
+  int64_t partial_stride;  // from one group's partial sums to the next's, over the sets of a cache
   int64_t groups = 1;  // a power of two; the first sums into the result, the others into partials
-  int64_t tap_parts;
-  int64_t column_parts;
-  int64_t row_parts;
+  int64_t tap_parts = 1;
+  int64_t column_parts = 1;
+  int64_t row_parts = 1;
   int64_t block_pixels;
+  int64_t part_rows = 0;  // where packs: at most
+  int64_t part_columns = 0;
   int64_t grad_stride = 0;  // of a pixel of grad's copy; 0 where no target needs one
   int64_t in_stride = 0;    // of a pixel of in's copy; 0 without a prologue
   int64_t in_pixels = 0;    // at most
@@ -103,6 +141,27 @@ struct BlockScratch {
                     // end in a partial vector
   float* in;        // a part's rows of the pixels under the block, after the prologue
   float* gathered;  // what is under all taps, a row for each pixel
+};
+
+// Likewise where both operands are packed.
+struct PackedScratch {
+  PackedScratch(const Cut& cut, Workspace* workspace)
+      : rows(workspace->Take<float>(RowFloats(cut))),
+        columns(workspace->Take<float>(ColumnFloats(cut))) {}
+
+  static size_t Bytes(const Cut& cut) {
+    return Workspace::BytesFor<float>(RowFloats(cut)) +
+           Workspace::BytesFor<float>(ColumnFloats(cut));
+  }
+  static int64_t RowFloats(const Cut& cut) {
+    return OuterLayout::Rows(cut.part_rows, cut.block_pixels).floats();
+  }
+  static int64_t ColumnFloats(const Cut& cut) {
+    return OuterLayout::Columns(cut.part_columns, cut.block_pixels).floats();
+  }
+
+  float* rows;
+  float* columns;
 };
 
 // Walks the pixels of grad in order.
@@ -152,6 +211,14 @@ struct Range {
       : begin(std::min(size, DivideUp(size, unit) * part / parts * unit)),
         end(std::min(size, DivideUp(size, unit) * (part + 1) / parts * unit)) {}
   int64_t size() const { return end - begin; }
+  int64_t begin, end;
+};
+
+// What a piece of the parallel loop does: a part of the result, for pixels [begin, end).
+struct PieceRange {
+  Range segments;
+  Range rows;
+  Range columns;
   int64_t begin, end;
 };
 
@@ -253,7 +320,6 @@ int64_t FillGatheredSteps(const TapReduction& r, const Cut& cut, const TapGather
 void ReducePart(const TapReduction& r, const Cut& cut, const TapGather* gather,
                 const Range& segments, const Range& rows, const Range& columns, int64_t begin,
                 int64_t end, int64_t lanes, float* out, int64_t out_stride, const BlockScratch& s) {
-  if (columns.size() == 0 || rows.size() == 0) return;
   for (int64_t first = begin; first < end; first += cut.block_pixels) {
     const int64_t pixels = std::min(cut.block_pixels, end - first);
     const float* grad = r.grad.Pixel(first) + columns.begin;
@@ -309,6 +375,27 @@ void ReducePart(const TapReduction& r, const Cut& cut, const TapGather* gather,
   }
 }
 
+// As ReducePart, for one tap that reads each pixel's own.
+OuterReduction PackedPart(const TapReduction& r, const Cut& cut, const Range& rows,
+                          const Range& columns, int64_t begin, int64_t end) {
+  OuterReduction outer;
+  outer.a = {r.in.Pixel(begin) + rows.begin, r.in.pixel_stride, rows.size(), rows.begin};
+  if (r.activation.active()) outer.activation = &r.activation;
+  outer.b = {r.grad.Pixel(begin) + columns.begin, r.grad.pixel_stride, columns.size(),
+             columns.begin};
+  if (r.gradient.active()) {
+    outer.gradient = &r.gradient;
+    outer.x = r.gradient.x.Pixel(begin) + columns.begin;
+  }
+  outer.pixels = end - begin;
+  outer.block_pixels = cut.block_pixels;
+  return outer;
+}
+
+size_t ScratchBytes(const Cut& cut) {
+  return cut.packs ? PackedScratch::Bytes(cut) : BlockScratch::Bytes(cut);
+}
+
 }  // namespace
 
 bool TapReductionTakesActivation(const TapReductionSize& size) {
@@ -318,8 +405,8 @@ bool TapReductionTakesActivation(const TapReductionSize& size) {
 
 size_t TapReductionWorkspaceBytes(const TapReductionSize& size, int num_threads) {
   const Cut cut(size);
-  return Workspace::BytesFor<float>((cut.groups - 1) * cut.result_floats) +
-         static_cast<size_t>(num_threads) * BlockScratch::Bytes(cut);
+  return Workspace::BytesFor<float>((cut.groups - 1) * cut.partial_stride) +
+         static_cast<size_t>(num_threads) * ScratchBytes(cut);
 }
 
 void RunTapReduction(const char* zone, const TapReduction& r, Workspace workspace, Context& ctx) {
@@ -329,13 +416,12 @@ void RunTapReduction(const char* zone, const TapReduction& r, Workspace workspac
   std::optional<TapGather> gather;
   if (cut.gathers) gather.emplace(r.in, r.taps, r.num_taps);
   const GemmGeometry geometry = ActiveGemmGeometry();
-  float* const partials = workspace.Take<float>((cut.groups - 1) * cut.result_floats);
-  const size_t scratch_bytes = BlockScratch::Bytes(cut);
+  float* const partials = workspace.Take<float>((cut.groups - 1) * cut.partial_stride);
+  const size_t scratch_bytes = ScratchBytes(cut);
   std::byte* const scratch =
       workspace.Take<std::byte>(static_cast<int64_t>(scratch_bytes) * ctx.num_threads());
 
-  ctx.ParallelFor(zone, cut.groups * cut.parts(), [&](int64_t piece, int worker) {
-    Workspace own{scratch + static_cast<size_t>(worker) * scratch_bytes, scratch_bytes};
+  const auto range_of = [&](int64_t piece) {
     const int64_t group = piece / cut.parts();
     int64_t part = piece % cut.parts();
     const Range segments(cut.segments, cut.tap_parts, part % cut.tap_parts, 1);
@@ -345,29 +431,45 @@ void RunTapReduction(const char* zone, const TapReduction& r, Workspace workspac
     const Range rows(cut.rows, cut.row_parts, part / cut.column_parts, 1);
     const int64_t begin = r.in.n * group / cut.groups * image_pixels;
     const int64_t end = r.in.n * (group + 1) / cut.groups * image_pixels;
-    float* const out = group == 0 ? r.out : partials + (group - 1) * cut.result_floats;
-    ReducePart(r, cut, gather ? &*gather : nullptr, segments, rows, column_range, begin, end,
-               geometry.lanes, out, group == 0 ? r.out_stride : columns, BlockScratch(cut, &own));
+    return PieceRange{segments, rows, column_range, begin, end};
+  };
+  const int64_t pieces = cut.groups * cut.parts();
+  ctx.ParallelFor(zone, pieces, [&](int64_t piece, int worker) {
+    Workspace own{scratch + static_cast<size_t>(worker) * scratch_bytes, scratch_bytes};
+    const PieceRange range = range_of(piece);
+    if (range.rows.size() == 0 || range.columns.size() == 0) return;
+    const int64_t group = piece / cut.parts();
+    float* const out = group == 0 ? r.out : partials + (group - 1) * cut.partial_stride;
+    const int64_t out_stride = group == 0 ? r.out_stride : columns;
+    if (!cut.packs) {
+      ReducePart(r, cut, gather ? &*gather : nullptr, range.segments, range.rows, range.columns,
+                 range.begin, range.end, geometry.lanes, out, out_stride, BlockScratch(cut, &own));
+      return;
+    }
+    const auto part_of = [&](const PieceRange& of) {
+      return PackedPart(r, cut, of.rows, of.columns, of.begin, of.end);
+    };
+    OuterReduction outer = part_of(range);
+    const PackedScratch packed(cut, &own);
+    outer.packed_a = packed.rows;
+    outer.packed_b = packed.columns;
+    outer.out = out + range.rows.begin * out_stride + range.columns.begin;
+    outer.out_stride = out_stride;
+    const OuterReduction next = part_of(range_of(std::min(piece + 1, pieces - 1)));
+    ReduceOuter(outer, piece + 1 < pieces ? &next : nullptr);
   });
   if (cut.groups == 1) return;
 
   // The tree: group 0 + group 1, 2 + 3, ..., then pairs of those, for each row of the result.
   const int64_t result_rows = r.num_taps * r.in.c;
   const int64_t rows_per_piece = std::max<int64_t>(1, 4096 / columns);
-  const auto row_of = [&](int64_t group, int64_t row) {
-    return group == 0 ? r.out + row * r.out_stride
-                      : partials + (group - 1) * cut.result_floats + row * columns;
-  };
   ctx.ParallelFor(zone, DivideUp(result_rows, rows_per_piece), [&](int64_t piece, int /*worker*/) {
-    const int64_t end = std::min(result_rows, (piece + 1) * rows_per_piece);
-    for (int64_t row = piece * rows_per_piece; row < end; ++row) {
-      for (int64_t distance = 1; distance < cut.groups; distance *= 2) {
-        for (int64_t group = 0; group < cut.groups; group += 2 * distance) {
-          float* const to = row_of(group, row);
-          const float* const from = row_of(group + distance, row);
-          for (int64_t k = 0; k < columns; ++k) to[k] += from[k];
-        }
-      }
+    const int64_t begin = piece * rows_per_piece;
+    const int64_t end = std::min(result_rows, begin + rows_per_piece);
+    const int64_t together = r.out_stride == columns ? end - begin : 1;
+    for (int64_t row = begin; row < end; row += together) {
+      SumTree(partials + row * columns, cut.partial_stride, cut.groups - 1, together * columns,
+              r.out + row * r.out_stride);
     }
   });
 }
