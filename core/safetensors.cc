@@ -1,5 +1,7 @@
 #include "core/safetensors.h"
 
+#include <zlib.h>
+
 #include <algorithm>
 #include <cstring>
 #include <limits>
@@ -138,6 +140,31 @@ absl::StatusOr<const SafetensorsFile::Entry*> Expect(const SafetensorsFile& file
   return entry;
 }
 
+class Crc {
+ public:
+  void Add(const void* data, uint64_t size) {
+    // In pieces: zlib counts in 32 bits.
+    constexpr uint64_t kPiece = uint64_t{1} << 24;
+    const auto* bytes = static_cast<const Bytef*>(data);
+    for (uint64_t at = 0; at < size; at += kPiece) {
+      value_ = crc32(value_, bytes + at, static_cast<uInt>(std::min(kPiece, size - at)));
+    }
+  }
+  // With its end, so that two texts cannot be cut elsewhere.
+  void AddText(const std::string& text) { Add(text.c_str(), text.size() + 1); }
+  void AddMetadata(const std::map<std::string, std::string>& metadata, absl::string_view without) {
+    for (const auto& [key, value] : metadata) {
+      if (key == without) continue;
+      AddText(key);
+      AddText(value);
+    }
+  }
+  uint32_t value() const { return static_cast<uint32_t>(value_); }
+
+ private:
+  uLong value_ = crc32(0, nullptr, 0);
+};
+
 }  // namespace
 
 const char* DTypeName(DType dtype) { return kDTypeNames[static_cast<size_t>(dtype)]; }
@@ -228,6 +255,16 @@ absl::StatusOr<std::string> SafetensorsFile::Metadata(const std::string& key) co
   return absl::NotFoundError(absl::StrCat(path(), ": metadata has no ", Quoted(key)));
 }
 
+uint32_t SafetensorsFile::Checksum(absl::string_view without) const {
+  Crc crc;
+  crc.AddMetadata(metadata_, without);
+  for (const Entry& entry : entries_) {
+    crc.AddText(entry.name);
+    crc.Add(entry.bytes.data(), entry.bytes.size());
+  }
+  return crc.value();
+}
+
 void SafetensorsWriter::SetMetadata(const std::string& key, const std::string& value) {
   metadata_[key] = value;
 }
@@ -243,6 +280,18 @@ void SafetensorsWriter::AddFloats(const std::string& name, std::vector<int64_t> 
   CNN_CHECK(BytesOf(DType::kF32, shape, &bytes) && bytes == values.size() * sizeof(float), name,
             ": ", values.size(), " values for shape ", ShapeText(shape));
   Add(name, DType::kF32, std::move(shape), values.data());
+}
+
+uint32_t SafetensorsWriter::Checksum(absl::string_view without) const {
+  Crc crc;
+  crc.AddMetadata(metadata_, without);
+  for (const Item& item : items_) {
+    uint64_t bytes = 0;
+    CNN_CHECK(BytesOf(item.dtype, item.shape, &bytes), item.name, " ", ShapeText(item.shape));
+    crc.AddText(item.name);
+    crc.Add(item.data, bytes);
+  }
+  return crc.value();
 }
 
 absl::Status SafetensorsWriter::Write(const std::string& path) const {

@@ -54,6 +54,10 @@ class SafetensorsFile {
   // The value of a metadata key that must be there.
   absl::StatusOr<std::string> Metadata(const std::string& key) const;
 
+  // CRC-32 of the metadata (the value of `without` apart), and of the tensors' names and data in
+  // order: tells damage that leaves a file well-formed. Reads all of the file.
+  uint32_t Checksum(absl::string_view without) const;
+
  private:
   std::shared_ptr<const MappedFile> file_;
   std::map<std::string, std::string> metadata_;
@@ -68,6 +72,8 @@ class SafetensorsWriter {
   void Add(const std::string& name, DType dtype, std::vector<int64_t> shape, const void* data);
   void AddFloats(const std::string& name, std::vector<int64_t> shape,
                  absl::Span<const float> values);
+  // What SafetensorsFile::Checksum of the written file gives.
+  uint32_t Checksum(absl::string_view without) const;
   // Atomic and synced (core/file.h).
   absl::Status Write(const std::string& path) const;
 

@@ -92,6 +92,8 @@ void CatchSignals() {
   action.sa_flags = static_cast<int>(SA_RESETHAND);
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
+  // Beyond a limit on the size of files a write fails, as on a full disk.
+  std::signal(SIGXFSZ, SIG_IGN);
 }
 
 // What the command line says, by flag name; only flags that were given.

@@ -17,7 +17,8 @@ namespace classicnn {
 namespace {
 
 constexpr char kFormat[] = "classicnn-train-state";
-constexpr char kVersion[] = "1";
+constexpr char kVersion[] = "2";
+constexpr char kChecksum[] = "crc32";
 
 const char* OptimizerName(Optimizer optimizer) {
   return optimizer == Optimizer::kAdamW ? "adamw" : "sgd";
@@ -93,6 +94,7 @@ absl::Status SaveTrainState(const std::string& path, const Graph& graph, const T
              [&](const char* key, const auto& value) { writer.SetMetadata(key, ToText(value)); });
   TensorStore store;
   store.AddTo(writer, AllTensors(graph, states, position));
+  writer.SetMetadata(kChecksum, absl::StrCat(writer.Checksum(kChecksum)));
   return writer.Write(path);
 }
 
@@ -111,6 +113,11 @@ absl::StatusOr<TrainPosition> LoadTrainState(const std::string& path, const Grap
   absl::Status status;
   status.Update(expect("format", kFormat));
   status.Update(expect("version", kVersion));
+  if (status.ok() &&
+      file->Metadata(kChecksum).value_or("") != absl::StrCat(file->Checksum(kChecksum))) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        path, ": is damaged: its contents do not have the checksum it was written with"));
+  }
   status.Update(expect("model", graph.model()));
   status.Update(expect("num_classes", absl::StrCat(graph.num_classes())));
   status.Update(expect("image_size", absl::StrCat(graph.node(graph.input()).shape.h)));
@@ -185,11 +192,18 @@ void UpdateAverage(const Graph& graph, const ModelState& current, double decay, 
   average->batches_tracked = current.batches_tracked;
 }
 
-std::string FirstNonFinite(const Graph& graph, const ModelState& state) {
-  for (const StateTensor& tensor : WeightTensors(graph, state)) {
-    const float* const end = tensor.data + tensor.count();
-    const auto finite = [](float v) { return std::isfinite(v); };
-    if (!std::all_of<const float*>(tensor.data, end, finite)) return tensor.name;
+std::string FirstNonFinite(const Graph& graph, const ModelState& state, FiniteCheck what) {
+  const auto finite = [](const float* data, int64_t count) {
+    return std::all_of(data, data + count, [](float v) { return std::isfinite(v); });
+  };
+  for (size_t i = 0; i < graph.buffers().size(); ++i) {
+    const Buffer& buffer = graph.buffers()[i];
+    if (!finite(state.buffer(static_cast<int>(i)), buffer.count)) return buffer.name;
+  }
+  for (size_t i = graph.parameters().size(); i-- > 0;) {
+    const Parameter& parameter = graph.parameters()[i];
+    if (what == FiniteCheck::kVectors && parameter.shape.size() > 1) continue;
+    if (!finite(state.parameter(static_cast<int>(i)), parameter.count())) return parameter.name;
   }
   return "";
 }

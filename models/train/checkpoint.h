@@ -3,8 +3,9 @@
 // Tensors, in PyTorch's layouts: "weights.NAME" (parameters and running statistics),
 // "momentum.NAME", with AdamW "second_moment.NAME", with a moving average "ema.NAME", and
 // "best.NAME" where the best weights are not the current ones. Metadata: format, version, model,
-// num_classes, image_size, optimizer, and the position as decimal text (floating-point numbers in
-// hexadecimal). Nothing in it depends on threads, paths, time or how often a run was resumed.
+// num_classes, image_size, optimizer, the position as decimal text (floating-point numbers in
+// hexadecimal), and crc32, the checksum of all of that and the tensors. Nothing in it depends on
+// threads, paths, time or how often a run was resumed.
 #ifndef CLASSICNN_MODELS_TRAIN_CHECKPOINT_H_
 #define CLASSICNN_MODELS_TRAIN_CHECKPOINT_H_
 
@@ -72,8 +73,13 @@ void CopyWeights(const Graph& graph, const ModelState& from, ModelState* to);
 void UpdateAverage(const Graph& graph, const ModelState& current, double decay, ModelState* average,
                    Context& ctx);
 
-// Name of the first tensor with a value that is not finite; empty where all are.
-std::string FirstNonFinite(const Graph& graph, const ModelState& state);
+// Name of the tensor where a value that is not finite appeared first; empty where all are finite.
+// Of running statistics the first one in forward order; of parameters, which updates make so in
+// backward order, the last one. kVectors looks at vectors alone (batch norms' parameters and
+// statistics, biases): cheap enough for every step, and nothing bad passes a batch norm, forward
+// or backward, without leaving a mark on its vectors.
+enum class FiniteCheck { kVectors, kAll };
+std::string FirstNonFinite(const Graph& graph, const ModelState& state, FiniteCheck what);
 
 }  // namespace classicnn
 

@@ -1,6 +1,12 @@
 #include "models/train/run_folder.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <system_error>
 #include <utility>
@@ -63,6 +69,35 @@ absl::Status StartRunFolder(const std::string& folder, const nlohmann::json& con
   if (!status.ok() && !made.empty()) fs::remove_all(made, error);
   if (status.ok()) return status;
   return absl::Status(status.code(), absl::StrCat("--out=", folder, ": ", status.message()));
+}
+
+absl::StatusOr<std::unique_ptr<RunLock>> RunLock::Take(const std::string& folder) {
+  const std::string path = absl::StrCat(folder, "/", kConfigFile);
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) {
+    const int error = errno;
+    return absl::Status(absl::ErrnoToStatusCode(error),
+                        absl::StrCat("cannot open ", path, ": ", std::strerror(error)));
+  }
+  auto lock = std::unique_ptr<RunLock>(new RunLock(fd));
+  if (flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("--out=", folder, ": another process is training there"));
+  }
+  return lock;
+}
+
+RunLock::~RunLock() { close(fd_); }
+
+void RemoveTemporaries(const std::string& folder) {
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    const std::string name = entry.path().filename().string();
+    if (!absl::EndsWith(name, ".tmp")) continue;
+    for (const char* file : {kConfigFile, kMetricsFile, kStateFile, kLastFile, kBestFile}) {
+      if (absl::StartsWith(name, absl::StrCat(file, "."))) fs::remove(entry.path(), error);
+    }
+  }
 }
 
 absl::Status KeepStates(const std::string& folder, int64_t step, int64_t keep) {

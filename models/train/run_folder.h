@@ -3,6 +3,7 @@
 #define CLASSICNN_MODELS_TRAIN_RUN_FOLDER_H_
 
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "absl/status/status.h"
@@ -30,6 +31,25 @@ absl::StatusOr<RunConfig> ReadRunConfig(const std::string& folder);
 // Makes the folder where it is missing and writes config.json into it. On an error no folder is
 // left that was not there before. FailedPrecondition where there is a run in it already.
 absl::Status StartRunFolder(const std::string& folder, const nlohmann::json& config);
+
+// Held by the one process that trains in a folder: two would write over each other's files. The
+// system lets go of it when the process ends, however that happens.
+class RunLock {
+ public:
+  // FailedPrecondition where another one has it. File systems without locks give one all the same.
+  static absl::StatusOr<std::unique_ptr<RunLock>> Take(const std::string& folder);
+  ~RunLock();
+  RunLock(const RunLock&) = delete;
+  RunLock& operator=(const RunLock&) = delete;
+
+ private:
+  explicit RunLock(int fd) : fd_(fd) {}
+  int fd_;
+};
+
+// Removes what a process that was killed left half-written beside the files above, which can be as
+// large as they are. Nobody else may be writing there (RunLock).
+void RemoveTemporaries(const std::string& folder);
 
 // Keeps a copy (a hard link where the file system has them) of the state just written, named by its
 // step, and removes older copies so that `keep` states remain, state.safetensors counted.

@@ -8,6 +8,7 @@
 #include <system_error>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "core/random.h"
@@ -64,6 +65,24 @@ UpdateParams Trainer::UpdateAt(int64_t step) const {
 }
 
 absl::StatusOr<TrainOutcome> Trainer::Run(const TrainCallbacks& callbacks) {
+  auto outcome = RunToTheEnd(callbacks);
+  if (outcome.ok() || absl::IsAborted(outcome.status())) return outcome;
+  return absl::Status(
+      outcome.status().code(),
+      absl::StrCat(outcome.status().message(), "\n", WhatIsKept(),
+                   "\nset that right and go on with: cnn-train --resume --out=", out_));
+}
+
+std::string Trainer::WhatIsKept() const {
+  if (saved_step_ < 0) {
+    return absl::StrCat("nothing had been saved yet: ", out_, " holds ", kConfigFile, " and ",
+                        kMetricsFile, ", but no weights");
+  }
+  return absl::StrCat(out_, " keeps, whole, the state and weights saved last, of step ",
+                      saved_step_);
+}
+
+absl::StatusOr<TrainOutcome> Trainer::RunToTheEnd(const TrainCallbacks& callbacks) {
   if (resumed_) {
     if (finished()) return TrainOutcome::kAlreadyFinished;
     const absl::Status s = CutMetrics(Path(kMetricsFile), restarted_ ? -1 : position_.step,
@@ -164,6 +183,10 @@ absl::Status Trainer::RunStep() {
     const auto t = static_cast<double>(position_.step);
     UpdateAverage(graph_, *state_, std::min(options_.ema, (1 + t) / (10 + t)), ema_.get(), ctx_);
   }
+  if (const std::string bad = FirstNonFinite(graph_, *state_, FiniteCheck::kVectors);
+      !bad.empty()) {
+    return DescribeNonFinite(position_.step, absl::StrCat("after it ", bad));
+  }
   position_.loss_sum += loss * static_cast<double>(batch_);
   position_.correct += correct;
   position_.images += batch_;
@@ -196,9 +219,11 @@ absl::Status Trainer::MeasureGradients() {
 
 absl::Status Trainer::DescribeNonFinite(int64_t step, const std::string& what) {
   std::string where;
-  const std::string weight = FirstNonFinite(graph_, *state_);
-  if (!weight.empty()) where = absl::StrCat("; first in ", weight);
-  if (weight.empty() && executor_ != nullptr) {
+  const std::string tensor = FirstNonFinite(graph_, *state_, FiniteCheck::kAll);
+  const auto& parameters = graph_.parameters();
+  const bool updated = std::any_of(parameters.begin(), parameters.end(),
+                                   [&](const Parameter& p) { return p.name == tensor; });
+  if (!updated && executor_ != nullptr) {
     // Once more, step by step: the first layer whose output is not finite.
     for (size_t i = 0; i < plan_.steps.size() && where.empty(); ++i) {
       const Step& planned = plan_.steps[i];
@@ -211,16 +236,15 @@ absl::Status Trainer::DescribeNonFinite(int64_t step, const std::string& what) {
       }
     }
   }
+  if (where.empty() && !tensor.empty() && !absl::EndsWith(what, tensor)) {
+    where = absl::StrCat("; first in ", tensor);
+  }
+  if (updated) absl::StrAppend(&where, ": its gradient was not finite, or the rate too high");
   // What is saved was checked then: nothing is written over it. Going on from it would end here
   // again, bit for bit.
-  std::error_code error;
-  const bool saved = std::filesystem::exists(Path(kStateFile), error);
-  return absl::AbortedError(absl::StrCat(
-      "step ", step, ": ", what, " is not finite", where, "\n",
-      saved ? absl::StrCat(out_, " keeps the state and weights saved last, which are finite")
-            : absl::StrCat("nothing had been saved yet: ", out_, " holds ", kConfigFile, " and ",
-                           kMetricsFile, ", but no weights"),
-      "\na lower --lr or a longer --warmup_epochs may help, in another --out folder"));
+  return absl::AbortedError(
+      absl::StrCat("step ", step, ": ", what, " is not finite", where, "\n", WhatIsKept(),
+                   "\na lower --lr or a longer --warmup_epochs may help, in another --out folder"));
 }
 
 absl::Status Trainer::EvaluateEpoch(const TrainCallbacks& callbacks, EpochResult* result) {
@@ -310,11 +334,13 @@ absl::Status Trainer::LogEpoch(const EpochResult& result) {
 
 absl::Status Trainer::Save() {
   for (const ModelState* state : {state_.get(), ema_.get()}) {
-    const std::string bad = state != nullptr ? FirstNonFinite(graph_, *state) : "";
-    if (!bad.empty()) return DescribeNonFinite(position_.step, absl::StrCat("weight ", bad));
+    const std::string bad =
+        state != nullptr ? FirstNonFinite(graph_, *state, FiniteCheck::kAll) : "";
+    if (!bad.empty()) return DescribeNonFinite(position_.step, absl::StrCat("after it ", bad));
   }
   absl::Status s =
       SaveTrainState(Path(kStateFile), graph_, {state_.get(), ema_.get(), best_.get()}, position_);
+  if (s.ok()) saved_step_ = position_.step;
   if (s.ok()) s = KeepStates(out_, position_.step, options_.keep);
   if (s.ok()) s = Export(kLastFile, exported());
   if (s.ok() && best_changed_) s = ExportBest();

@@ -75,8 +75,9 @@ class Trainer {
                                                          Context& ctx);
 
   // Trains to the end. Aborted names the step where the loss, a gradient or a weight stopped being
-  // finite, and the layer; the last checkpoint is then still there. Other errors: a file could not
-  // be written.
+  // finite, and the layer. Other errors: a file could not be written (a full disk, a folder that
+  // became read-only). Either way what was saved last is still there as it was, and the message
+  // says of which step it is.
   absl::StatusOr<TrainOutcome> Run(const TrainCallbacks& callbacks);
 
   const TrainOptions& options() const { return options_; }
@@ -102,6 +103,7 @@ class Trainer {
   nlohmann::json Config(const nlohmann::json& extra_config) const;
 
   // trainer.cc
+  absl::StatusOr<TrainOutcome> RunToTheEnd(const TrainCallbacks& callbacks);
   absl::Status RunStep();
   absl::Status MeasureGradients();
   absl::Status EvaluateEpoch(const TrainCallbacks& callbacks, EpochResult* result);
@@ -111,6 +113,7 @@ class Trainer {
   absl::Status ExportBest();
   absl::Status Export(const char* name, const ModelState& state);
   absl::Status DescribeNonFinite(int64_t step, const std::string& what);
+  std::string WhatIsKept() const;
 
   ModelState& exported() { return ema_ != nullptr ? *ema_ : *state_; }
   bool finished() const {
@@ -135,8 +138,10 @@ class Trainer {
   int64_t state_bytes_ = 0;  // everything beside a plan's arena
   bool resumed_ = false;
   bool restarted_ = false;
+  int64_t saved_step_ = -1;  // of state.safetensors; -1: there is none
   bool best_changed_ = false;
 
+  std::unique_ptr<RunLock> lock_;
   std::unique_ptr<ModelState> state_, ema_, best_;
   std::unique_ptr<Executor> executor_;  // only while training, not while evaluating
   std::unique_ptr<BatchMaker> batches_;

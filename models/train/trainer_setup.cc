@@ -33,6 +33,9 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const TrainOptions& opt
     auto read = ReadRunConfig(out);
     if (!read.ok()) return read.status();
     config = *std::move(read);
+    auto lock = RunLock::Take(out);
+    if (!lock.ok()) return lock.status();
+    trainer->lock_ = *std::move(lock);
   }
   ModelOptions model_options;
   model_options.image_h = model_options.image_w = options.image_size;
@@ -54,6 +57,9 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const TrainOptions& opt
   } else {
     const absl::Status s = StartRunFolder(out, trainer->Config(extra_config));
     if (!s.ok()) return s;
+    auto lock = RunLock::Take(out);
+    if (!lock.ok()) return lock.status();
+    trainer->lock_ = *std::move(lock);
     auto metrics = MetricsLog::Open(trainer->Path(kMetricsFile));
     if (!metrics.ok()) return metrics.status();
     trainer->metrics_ = *std::move(metrics);
@@ -193,6 +199,7 @@ absl::Status Trainer::Resume(const RunConfig& config) {
   std::error_code error;
   if (!std::filesystem::exists(Path(kStateFile), error)) {
     restarted_ = true;
+    RemoveTemporaries(out_);
     return MakeWritableFolder(out_);
   }
   auto position = LoadTrainState(Path(kStateFile), graph_, {state_.get(), ema_.get(), best_.get()});
@@ -206,7 +213,9 @@ absl::Status Trainer::Resume(const RunConfig& config) {
                                                    position->seed, ", step ", position->step, ")"));
   }
   position_ = *position;
+  saved_step_ = position_.step;
   if (finished()) return absl::OkStatus();
+  RemoveTemporaries(out_);
   return MakeWritableFolder(out_);
 }
 

@@ -83,6 +83,32 @@ TEST_F(SafetensorsTest, DataBeginAtAMultipleOf64AndEqualContentsMakeEqualFiles) 
   }
 }
 
+TEST_F(SafetensorsTest, ChecksumsTellDamageInDataNamesAndMetadata) {
+  const std::vector<float> values{1, 2, 3, 4};
+  const auto write = [&](const std::string& name, const std::string& value, float last) {
+    std::vector<float> data = values;
+    data.back() = last;
+    SafetensorsWriter writer;
+    writer.SetMetadata("key", value);
+    writer.AddFloats("a", {0}, {});
+    writer.AddFloats(name, {2, 2}, data);
+    const uint32_t checksum = writer.Checksum("sum");
+    writer.SetMetadata("sum", std::to_string(checksum));
+    EXPECT_EQ(writer.Checksum("sum"), checksum);
+    EXPECT_TRUE(writer.Write(path_).ok());
+    const auto file = SafetensorsFile::Open(path_);
+    EXPECT_TRUE(file.ok());
+    EXPECT_EQ(file->Checksum("sum"), checksum);
+    EXPECT_NE(file->Checksum(""), checksum);
+    return checksum;
+  };
+  const uint32_t one = write("b", "1", 4);
+  EXPECT_EQ(write("b", "1", 4), one);
+  EXPECT_NE(write("b", "1", 5), one);
+  EXPECT_NE(write("c", "1", 4), one);
+  EXPECT_NE(write("b", "2", 4), one);
+}
+
 TEST_F(SafetensorsTest, AFileWithoutTensorsIsFine) {
   ASSERT_TRUE(SafetensorsWriter().Write(path_).ok());
   const auto file = SafetensorsFile::Open(path_);

@@ -1,11 +1,13 @@
 // cnn-train and cnn-eval as programs: exit codes, messages, signals.
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <string>
 #include <thread>
@@ -31,7 +33,9 @@ struct Result {
 // Runs a program with standard output and error into files of the folder.
 class Child {
  public:
-  Child(const TempFolder& folder, const char* program, std::vector<std::string> args)
+  // `file_limit`: bytes that a file may have (0: any number).
+  Child(const TempFolder& folder, const char* program, std::vector<std::string> args,
+        rlim_t file_limit = 0)
       : folder_(folder) {
     args.insert(args.begin(), program);
     pid_ = fork();
@@ -41,6 +45,8 @@ class Child {
       std::vector<char*> argv;
       for (auto& arg : args) argv.push_back(arg.data());
       argv.push_back(nullptr);
+      const rlimit limit{file_limit, RLIM_INFINITY};
+      if (file_limit > 0 && setrlimit(RLIMIT_FSIZE, &limit) != 0) _exit(127);
       if (out != nullptr && err != nullptr) execv(program, argv.data());
       _exit(127);
     }
@@ -221,6 +227,35 @@ TEST(CnnTrainTest, DivergenceExitsOne) {
   EXPECT_THAT(r.err, HasSubstr("no weights"));
   EXPECT_TRUE(folder.Has("run/config.json"));
   EXPECT_FALSE(folder.Has("run/last.safetensors"));
+}
+
+// Files cannot grow as on a full disk: the first state fits, that with the best weights beside the
+// current ones does not.
+TEST(CnnTrainTest, ADiskThatIsFullLeavesWhatWasSaved) {
+  TempFolder folder;
+  const std::vector<std::string> flags = {"--log_every=1", "--save_every=2"};
+  auto whole = flags, part = flags;
+  whole.push_back("--out=" + (folder / "whole"));
+  part.push_back("--out=" + (folder / "part"));
+  ASSERT_EQ(RunTrain(folder, Tiny(whole)).code, 0);
+  constexpr rlim_t kLimit = rlim_t{30} << 20;  // weights and momentum have 25 MB, the best ones 12
+  ASSERT_GT(folder.Read("whole/state.safetensors").size(), size_t{25} << 20);
+  const Result full = Child(folder, CNN_TRAIN, Tiny(part), kLimit).Wait();
+  EXPECT_EQ(full.code, 1) << full.err;
+  EXPECT_THAT(full.err, HasSubstr("state.safetensors: File too large"));
+  EXPECT_THAT(full.err, HasSubstr("keeps, whole, the state and weights saved last, of step 4"));
+  EXPECT_THAT(full.err, HasSubstr("cnn-train --resume --out=" + (folder / "part")));
+  for (const auto& entry : std::filesystem::directory_iterator(folder / "part")) {
+    EXPECT_NE(entry.path().extension(), ".tmp") << entry.path();
+  }
+  const Result resumed = RunTrain(folder, {"--resume", "--out=" + (folder / "part")});
+  EXPECT_EQ(resumed.code, 0) << resumed.err;
+  EXPECT_THAT(resumed.err, HasSubstr("at step 4"));
+  for (const char* name : {"state", "last", "best"}) {
+    EXPECT_TRUE(folder.Read(absl::StrCat("whole/", name, ".safetensors")) ==
+                folder.Read(absl::StrCat("part/", name, ".safetensors")))
+        << name;
+  }
 }
 
 // Interrupted by `number` once training has begun, resumed, equal to an uninterrupted run.

@@ -279,6 +279,7 @@ TEST(TrainerTest, ALimitedRunExportsTheBestOfItsEvaluations) {
   ASSERT_TRUE(again.ok()) << again.status();
   EXPECT_TRUE((*again)->position().stop_is_best());
   EXPECT_EQ((*again)->position().stop_epoch, 1);
+  again->reset();  // one trainer in a folder at a time
   options.max_steps = 0;
   Train(options, folder / "run", true, 2, 1, TrainOutcome::kInterrupted);
   EXPECT_FALSE(folder.Has("run/best.safetensors")) << "nothing was evaluated as a whole run would";
@@ -385,6 +386,43 @@ TEST(TrainerTest, WhatWasSavedOutlivesALossThatIsNotFinite) {
   }
 }
 
+// Weights whose loss is finite, but which scale the gradient of one layer beyond all floats.
+TEST(TrainerTest, StopsInTheStepWhereAGradientIsNotFinite) {
+  TempFolder folder;
+  TrainOptions options = Tiny();
+  options.warmup_epochs = 0;
+  options.schedule = "constant";
+  options.lr = 1e-3;
+  options.weight_decay = 0;
+  options.init = folder / "init.safetensors";
+  {
+    Context ctx(1);
+    auto trainer = Create(Tiny(), folder / "initial", false, ctx);
+    ASSERT_TRUE(trainer.ok()) << trainer.status();
+    const Graph& graph = (*trainer)->graph();
+    for (const StateTensor& tensor : WeightTensors(graph, (*trainer)->state())) {
+      const float scale = tensor.name == "blocks.2.0.bn1.weight"       ? 1e-35f
+                          : tensor.name == "blocks.2.0.conv_pw.weight" ? 1e36f
+                          : tensor.name == "classifier.weight"         ? 1e4f
+                                                                       : 1;
+      for (int64_t i = 0; i < tensor.count(); ++i) tensor.data[i] *= scale;
+    }
+    ASSERT_TRUE(SaveWeights(options.init, graph, (*trainer)->state(), {}).ok());
+  }
+  for (const bool fused : {true, false}) {
+    SCOPED_TRACE(fused);
+    options.log_gradients = !fused;
+    const std::string run = folder / (fused ? "fused" : "after");
+    Context ctx(2);
+    auto trainer = Create(options, run, false, ctx);
+    ASSERT_TRUE(trainer.ok()) << trainer.status();
+    const auto outcome = (*trainer)->Run({});
+    ASSERT_TRUE(absl::IsAborted(outcome.status())) << outcome.status();
+    EXPECT_THAT(std::string(outcome.status().message()), HasSubstr("step 1: "));
+    EXPECT_THAT(std::string(outcome.status().message()), HasSubstr("blocks.2.0.bn1."));
+  }
+}
+
 TEST(TrainerTest, ARefusedRunLeavesNothingBehind) {
   TempFolder folder;
   const auto refused = [&](const std::function<void(TrainOptions&)>& change,
@@ -418,6 +456,31 @@ TEST(TrainerTest, RefusesAFolderThatHoldsARun) {
   EXPECT_THAT(std::string(again.status().message()), HasSubstr("--resume"));
 }
 
+TEST(TrainerTest, OneProcessTrainsInAFolder) {
+  TempFolder folder;
+  Context ctx(2);
+  auto first = Create(Tiny(), folder / "run", false, ctx);
+  ASSERT_TRUE(first.ok()) << first.status();
+  const auto second = Create(Tiny(), folder / "run", true, ctx);
+  ASSERT_FALSE(second.ok());
+  EXPECT_THAT(std::string(second.status().message()),
+              HasSubstr("--out=" + (folder / "run") + ": another process"));
+  first->reset();
+  EXPECT_TRUE(Create(Tiny(), folder / "run", true, ctx).ok());
+}
+
+TEST(TrainerTest, ResumingRemovesWhatAKilledProcessLeftHalfWritten) {
+  TempFolder folder;
+  Train(Tiny(), folder / "run", false, 2, 1, TrainOutcome::kInterrupted);
+  for (const char* name : {"state.safetensors.12.0.tmp", "last.safetensors.3.7.tmp", "mine.tmp"}) {
+    folder.Write(std::string("run/") + name, "half");
+  }
+  Train(Tiny(), folder / "run", true, 2, 0, TrainOutcome::kFinished);
+  EXPECT_FALSE(folder.Has("run/state.safetensors.12.0.tmp"));
+  EXPECT_FALSE(folder.Has("run/last.safetensors.3.7.tmp"));
+  EXPECT_TRUE(folder.Has("run/mine.tmp")) << "not one of the run's files";
+}
+
 TEST(TrainerTest, RefusesStatesThatDoNotFit) {
   TempFolder folder;
   Train(Tiny(), folder / "run", false, 2, 3, TrainOutcome::kInterrupted);
@@ -440,6 +503,11 @@ TEST(TrainerTest, RefusesStatesThatDoNotFit) {
   other = Tiny();
   other.synthetic_images = 40;
   refused(other, "--data=synthetic");
+  // A file that is well-formed and finite, but not what was written.
+  std::string flipped = good;
+  flipped[flipped.size() - 100] = static_cast<char>(flipped[flipped.size() - 100] ^ 1);
+  folder.Write("run/state.safetensors", flipped);
+  refused(Tiny(), folder / "run/state.safetensors: is damaged");
   folder.Write("run/state.safetensors", good.substr(0, good.size() / 2));
   refused(Tiny(), folder / "run/state.safetensors");
   folder.Write("run/state.safetensors", "");
