@@ -104,12 +104,20 @@ struct NextRows {
 void BeginMoments(const TapProduct& p, const GemmBlock& block, int64_t column, int64_t columns,
                   int64_t piece) {
   const MomentPieces& m = *p.moments;
-  float rows[kGemmMaxRows * 2 * kGemmMaxLanes];
-  for (int64_t i = 0; i < block.rows; ++i) {
-    std::copy_n(block.out[i] + column, columns, rows + i * columns);
+  const float* rows = block.out[0] + column;
+  int64_t stride = block.rows > 1 ? block.out[1] - block.out[0] : columns;
+  bool even = true;
+  for (int64_t i = 1; i < block.rows; ++i) even &= block.out[i] - block.out[i - 1] == stride;
+  float copy[kGemmMaxRows * 2 * kGemmMaxLanes];
+  if (!even) {
+    for (int64_t i = 0; i < block.rows; ++i) {
+      std::copy_n(block.out[i] + column, columns, copy + i * columns);
+    }
+    rows = copy;
+    stride = columns;
   }
-  m.Begin(piece, column, columns, rows, columns, block.rows);
-  AddMomentRows(rows, columns, block.rows, columns, m.center(piece) + column, m.sum(piece) + column,
+  m.Begin(piece, column, columns, rows, stride, block.rows);
+  AddMomentRows(rows, stride, block.rows, columns, m.center(piece) + column, m.sum(piece) + column,
                 m.sum_of_squares(piece) + column);
 }
 

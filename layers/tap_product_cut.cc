@@ -126,6 +126,9 @@ TapProductCut::TapProductCut(const TapProductSize& size)
     // Fewer groups of panels have to share a tile's rows.
     tile_rows = std::min(tile_rows, std::max(DivideUp(rows, kPieces), kMinTileRows));
   }
+  // Full register blocks, but for the few rows by which tiles differ.
+  const int64_t block_rows = ActiveGemmGeometry().rows;
+  if (tile_rows > block_rows) tile_rows = tile_rows / block_rows * block_rows;
   tiles = DivideUp(rows, tile_rows);
   tile_blocks = DivideUp(tile_rows, kMinBlockRows);
   groups = std::min(num_panels, DivideUp(kPieces, tiles));

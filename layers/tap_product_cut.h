@@ -36,7 +36,7 @@ struct TapProductCut {
   static constexpr int64_t kScratchBytes = 64 << 10;   // of a tile's rows where they are copied
   static constexpr int64_t kGatheredBytes = 24 << 10;  // they stay in the first-level cache
   static constexpr int64_t kPieces = 64;               // as many as threads should find work
-  static constexpr int64_t kMaxRuns = 128;     // of tiles: each leaves sums of its own to be merged
+  static constexpr int64_t kMaxRuns = 64;      // of tiles: each leaves sums of its own to be merged
   static constexpr int64_t kMinBlockRows = 6;  // smallest register block over all targets
   static constexpr int64_t kMaxPixelsByPosition = 64;
   static constexpr int64_t kMinImagesByPosition = 8;
