@@ -195,39 +195,37 @@ class Packings {
   const OuterLayout& rows() const { return rows_; }
   const OuterLayout& columns() const { return columns_; }
 
-  Packing Rows(int64_t first, int64_t index) const {
-    Packing p = Of(r_.a, rows_, first, index, r_.packed_a);
+  // Filled in place: copied by vectors right after their parts are stored, they would have to wait
+  // for all stores before them.
+  void Rows(int64_t first, int64_t index, float* to, Packing* p) const {
+    Fill(r_.a, rows_, first, index, to, p);
     const int64_t channel = r_.a.first + rows_.Begin(index);
-    p.scale = r_.activation != nullptr ? r_.activation->scale + channel : ones_;
-    p.shift = r_.activation != nullptr ? r_.activation->shift + channel : zeros_;
-    p.floor = r_.activation != nullptr && r_.activation->relu
-                  ? 0.0f
-                  : -std::numeric_limits<float>::infinity();
-    return p;
+    p->scale = r_.activation != nullptr ? r_.activation->scale + channel : ones_;
+    p->shift = r_.activation != nullptr ? r_.activation->shift + channel : zeros_;
+    p->floor = r_.activation != nullptr && r_.activation->relu
+                   ? 0.0f
+                   : -std::numeric_limits<float>::infinity();
   }
-  Packing Columns(int64_t first, int64_t index) const {
-    Packing p = Of(r_.b, columns_, first, index, r_.packed_b);
-    if (r_.gradient == nullptr) return p;
+  void Columns(int64_t first, int64_t index, float* to, Packing* p) const {
+    Fill(r_.b, columns_, first, index, to, p);
+    if (r_.gradient == nullptr) return;
     const int64_t begin = columns_.Begin(index);
-    p.x_stride = r_.gradient->x.pixel_stride;
-    p.x = r_.x + first * p.x_stride + begin;
-    p.scale = r_.gradient->gain + r_.b.first + begin;
-    p.slope = r_.gradient->slope + r_.b.first + begin;
-    p.shift = r_.gradient->offset + r_.b.first + begin;
-    return p;
+    p->x_stride = r_.gradient->x.pixel_stride;
+    p->x = r_.x + first * p->x_stride + begin;
+    p->scale = r_.gradient->gain + r_.b.first + begin;
+    p->slope = r_.gradient->slope + r_.b.first + begin;
+    p->shift = r_.gradient->offset + r_.b.first + begin;
   }
   Side ColumnSide() const { return r_.gradient != nullptr ? Side::kGradient : Side::kColumns; }
 
  private:
-  static Packing Of(const OuterOperand& operand, const OuterLayout& layout, int64_t first,
-                    int64_t index, float* packed) {
-    Packing p;
-    p.from = operand.data + first * operand.stride + layout.Begin(index);
-    p.from_stride = operand.stride;
-    p.count = layout.End(index) - layout.Begin(index);
-    p.to = packed + index * layout.block_stride;
-    p.width = layout.width;
-    return p;
+  static void Fill(const OuterOperand& operand, const OuterLayout& layout, int64_t first,
+                   int64_t index, float* to, Packing* p) {
+    p->from = operand.data + first * operand.stride + layout.Begin(index);
+    p->from_stride = operand.stride;
+    p->count = layout.End(index) - layout.Begin(index);
+    p->to = to;
+    p->width = layout.width;
   }
 
   const OuterReduction& r_;
@@ -251,18 +249,37 @@ void Reduce(const OuterReduction& r, const OuterReduction* following) {
   const Packings packings(r);
   const OuterLayout& rows = packings.rows();
   const OuterLayout& columns = packings.columns();
-  const int64_t num_blocks = (r.pixels + r.block_pixels - 1) / r.block_pixels;
-  for (int64_t index = 0; index < num_blocks; ++index) {
-    const int64_t first = r.pixels * index / num_blocks;
-    const int64_t next = r.pixels * (index + 1) / num_blocks;
-    PackedBlock block;
-    block.a_width = rows.width;
-    block.b_width = columns.width;
+  // The first blocks of both operands change places with a spare one, so that those of the next
+  // pixels can be packed while these are in use.
+  int64_t turn = 0;
+  const auto a_of = [&](int64_t i, int64_t of_turn) {
+    return r.packed_a + (i == 0 && of_turn % 2 == 1 ? rows.blocks : i) * rows.block_stride;
+  };
+  const auto b_of = [&](int64_t j, int64_t of_turn) {
+    return r.packed_b + (j == 0 && of_turn % 2 == 1 ? columns.blocks : j) * columns.block_stride;
+  };
+  const int64_t num_turns = (r.pixels + r.block_pixels - 1) / r.block_pixels;
+  const int64_t turn_pixels = (r.pixels + num_turns - 1) / num_turns;
+  PackedBlock block;
+  block.a_width = rows.width;
+  block.b_width = columns.width;
+  block.out_stride = r.out_stride;
+  bool a_is_packed = false;
+  bool b_is_packed = false;
+  for (int64_t first = 0; first < r.pixels; first += turn_pixels, ++turn) {
+    const int64_t next = std::min(r.pixels, first + turn_pixels);
     block.steps = next - first;
-    block.out_stride = r.out_stride;
-    block.accumulate = index > 0;
-    PackNow(Side::kRows, packings.Rows(first, 0), block.steps);
-    PackNow(packings.ColumnSide(), packings.Columns(first, 0), block.steps);
+    block.accumulate = turn > 0;
+    if (!a_is_packed) {
+      packings.Rows(first, 0, a_of(0, turn), &block.packing);
+      PackNow(Side::kRows, block.packing, block.steps);
+    }
+    if (!b_is_packed) {
+      packings.Columns(first, 0, b_of(0, turn), &block.packing);
+      PackNow(packings.ColumnSide(), block.packing, block.steps);
+    }
+    const bool packs_ahead = r.pixels - next >= block.steps;
+    a_is_packed = b_is_packed = false;
 
     PrefetchQueue prefetch;
     prefetch.Clear();
@@ -275,22 +292,33 @@ void Reduce(const OuterReduction& r, const OuterReduction* following) {
                         ((block.steps + kLineFloats - 1) / kLineFloats));
     block.prefetch = &prefetch;
     // A panel stays in the first-level cache while all rows meet it. The first panel's products
-    // pack the rows that are next to meet it, each panel's last product packs the next panel.
+    // pack the rows that are next to meet it, each panel's last product packs the next panel, and
+    // the last panel's those of the next pixels.
     for (int64_t j = 0; j < columns.blocks; ++j) {
       const int64_t column = columns.Begin(j);
-      block.b = r.packed_b + j * columns.block_stride;
+      block.b = b_of(j, turn);
       block.columns = columns.End(j) - column;
+      const bool last_panel = j + 1 == columns.blocks;
       for (int64_t i = 0; i < rows.blocks; ++i) {
         const int64_t row = rows.Begin(i);
-        block.a = r.packed_a + i * rows.block_stride;
+        const bool last_row = i + 1 == rows.blocks;
+        block.a = a_of(i, turn);
         block.out = r.out + row * r.out_stride + column;
         Side side = Side::kNone;
-        if (j == 0 && i + 1 < rows.blocks) {
+        if (j == 0 && !last_row) {
           side = Side::kRows;
-          block.packing = packings.Rows(first, i + 1);
-        } else if (i + 1 == rows.blocks && j + 1 < columns.blocks) {
+          packings.Rows(first, i + 1, a_of(i + 1, turn), &block.packing);
+        } else if (last_row && !last_panel) {
           side = packings.ColumnSide();
-          block.packing = packings.Columns(first, j + 1);
+          packings.Columns(first, j + 1, b_of(j + 1, turn), &block.packing);
+        } else if (last_row && packs_ahead) {
+          side = packings.ColumnSide();
+          packings.Columns(next, 0, b_of(0, turn + 1), &block.packing);
+          b_is_packed = true;
+        } else if (last_panel && i == 0 && packs_ahead) {
+          side = Side::kRows;
+          packings.Rows(next, 0, a_of(0, turn + 1), &block.packing);
+          a_is_packed = true;
         }
         MultiplyAndPack(block, rows.End(i) - row, side);
       }

@@ -34,7 +34,7 @@ struct OuterLayout {
 
   int64_t Begin(int64_t block) const { return even ? channels * block / blocks : block * width; }
   int64_t End(int64_t block) const { return std::min(channels, Begin(block + 1)); }
-  int64_t floats() const { return blocks * block_stride; }
+  int64_t floats() const { return (blocks + 1) * block_stride; }  // one is packed ahead
 
   int64_t channels = 0;
   int64_t blocks = 0;
@@ -50,7 +50,6 @@ struct OuterReduction {
   const GradientPrologue<float>* gradient = nullptr;      // of b; or null
   const float* x = nullptr;  // of `gradient`, at the first pixel and channel of b
   int64_t pixels = 0;
-  int64_t pixels_after = 0;   // what follows in the operands: likely to be read next
   int64_t block_pixels = 0;   // at most, of a block
   float* packed_a = nullptr;  // OuterLayout::Rows(a.channels, block_pixels).floats()
   float* packed_b = nullptr;  // OuterLayout::Columns(b.channels, block_pixels).floats()

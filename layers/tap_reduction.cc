@@ -16,6 +16,12 @@ int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // How a reduction is cut: groups of images, and within each group parts of the result: ranges of
 // taps, of grad's channels (columns) and of in's channels (rows).
 struct Cut {
+  // Worth it for a prologue, or where each pixel meets many rows; only for a pixel's own.
+  static bool Packs(const TapReductionSize& size) {
+    return size.num_taps == 1 && size.in_step == 1 && size.h == size.in_h && size.w == size.in_w &&
+           (size.activation || size.gradient || size.in_channels > 64);
+  }
+
   static constexpr int64_t kMaxPartialBytes = 8 << 20;
   static constexpr int64_t kPieces = 64;  // as many as threads should find work
   static constexpr int64_t kMinGroupPixels = 256;
@@ -24,14 +30,13 @@ struct Cut {
   static constexpr int64_t kColumnRange = 64;  // least width worth a part of its own
   static constexpr int64_t kRowRange = 56;
   // What is packed: a panel of a block stays in the first-level cache, all of it in the second.
-  static constexpr int64_t kMaxPackedPixels = 192;
+  static constexpr int64_t kMaxPackedPixels = 128;
   static constexpr int64_t kMinPackedPixels = 32;
   static constexpr int64_t kPackedFloats = 56 << 10;
 
   explicit Cut(const TapReductionSize& size)
       : gathers(GathersTaps(size.num_taps, size.in_channels)),
-        packs(size.num_taps == 1 && size.in_step == 1 && size.h == size.in_h &&
-              size.w == size.in_w),
+        packs(Packs(size)),
         segments(gathers ? 1 : size.num_taps),
         rows(gathers ? size.num_taps * size.in_channels : size.in_channels),
         gather_stride(gathers ? GatherStride(size.num_taps, size.in_channels) : 0),
