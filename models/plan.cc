@@ -83,6 +83,20 @@ int PlanBuilder::NewBuffer(const std::string& name, MemoryCategory category, int
   return static_cast<int>(plan_.buffers.size()) - 1;
 }
 
+PlanBuilder::Place PlanBuilder::NewPlace(const std::string& name, MemoryCategory category,
+                                         const Shape4& shape) {
+  // Pixels a multiple of 1 KB apart share a few sets of a cache: the rows of a register block with
+  // what its epilogue reads would be more than their ways. One more line spreads them.
+  constexpr int64_t kCollides = 256;  // floats
+  constexpr int64_t kLine = 16;
+  const bool pad = shape.c % kCollides == 0 && shape.h * shape.w > 1;
+  Place place;
+  place.pixel_stride = shape.c + (pad ? kLine : 0);
+  place.buffer = NewBuffer(
+      name, category, shape.pixels() * place.pixel_stride * static_cast<int64_t>(sizeof(float)));
+  return place;
+}
+
 Operand PlanBuilder::FlatOperand(Role role, NodeId node, int buffer) const {
   Operand o;
   o.role = role;

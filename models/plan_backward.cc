@@ -17,11 +17,8 @@ Operand PlanBuilder::WriteGradient(NodeId input, const Operand& in_place, bool* 
     if (in_place.valid()) {
       place = gradient_places_[static_cast<size_t>(in_place.node)];
     } else {
-      const Shape4 shape = graph_.shape(input, batch());
-      place.buffer = NewBuffer("d " + graph_.node(input).name, MemoryCategory::kActivations,
-                               shape.size() * static_cast<int64_t>(sizeof(float)));
-      place.channel_offset = 0;
-      place.pixel_stride = shape.c;
+      place = NewPlace("d " + graph_.node(input).name, MemoryCategory::kActivations,
+                       graph_.shape(input, batch()));
     }
     gradient_written_[i] = true;
   }

@@ -92,6 +92,8 @@ class PlanBuilder {
 
   // Shared.
   int NewBuffer(const std::string& name, MemoryCategory category, int64_t bytes);
+  // A buffer for a tensor.
+  Place NewPlace(const std::string& name, MemoryCategory category, const Shape4& shape);
   Operand FlatOperand(Role role, NodeId node, int buffer) const;
   Operand PlacedOperand(Role role, NodeId node, const Place& place) const;
   Operand Value(NodeId id) const;

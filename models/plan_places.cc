@@ -106,10 +106,8 @@ void PlanBuilder::PlaceValues() {
       place = value_places_[static_cast<size_t>(reader)];
     } else {
       const bool is_input = id == graph_.input();
-      place.buffer = NewBuffer(graph_.node(id).name,
-                               is_input ? MemoryCategory::kData : MemoryCategory::kActivations,
-                               shape.size() * static_cast<int64_t>(sizeof(float)));
-      place.pixel_stride = shape.c;
+      place = NewPlace(graph_.node(id).name,
+                       is_input ? MemoryCategory::kData : MemoryCategory::kActivations, shape);
     }
   }
 }

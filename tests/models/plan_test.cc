@@ -1,6 +1,7 @@
 // Plans: nothing that lives at the same time overlaps, memory is near the least, sharing is right.
 #include "models/plan.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "absl/strings/match.h"
@@ -79,6 +80,20 @@ TEST(PlanTest, OperandsLieInsideLiveBuffers) {
           EXPECT_LE(o.offset + extent, b.offset + b.bytes) << step.name << " in " << b.name;
           EXPECT_LE(b.first, static_cast<int>(i)) << step.name;
           EXPECT_GE(b.last, static_cast<int>(i)) << step.name;
+        });
+      }
+    }
+  }
+}
+
+TEST(PlanTest, PixelsDoNotCollideInACache) {
+  for (const std::string& model : ModelNames()) {
+    for (const PlanOptions& options : Variants()) {
+      for (const Step& step : PlanFor(model, options).steps) {
+        step.ForEachOperand([&](const Operand& o) {
+          if (o.shape.h * o.shape.w <= 1) return;
+          EXPECT_NE(o.pixel_stride % 256, 0) << model << " " << step.name;
+          EXPECT_LE(o.pixel_stride - 16, std::max<int64_t>(o.shape.c, 1024)) << step.name;
         });
       }
     }
