@@ -288,8 +288,10 @@ void Reduce(const OuterReduction& r, const OuterReduction* following) {
     } else if (following != nullptr) {
       PrefetchOperandsOf(*following, 0, std::min(block.steps, following->pixels), &prefetch);
     }
-    prefetch.SpreadOver(rows.blocks * columns.blocks *
-                        ((block.steps + kLineFloats - 1) / kLineFloats));
+    // Done a little before its end, when packing ahead begins.
+    const int64_t steps =
+        rows.blocks * columns.blocks * ((block.steps + kLineFloats - 1) / kLineFloats);
+    prefetch.SpreadOver(steps * 7 / 8);
     block.prefetch = &prefetch;
     // A panel stays in the first-level cache while all rows meet it. The first panel's products
     // pack the rows that are next to meet it, each panel's last product packs the next panel, and

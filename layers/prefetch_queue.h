@@ -35,7 +35,9 @@ class PrefetchQueue {
         return;
       }
 #if defined(__GNUC__) || defined(__clang__)
-      __builtin_prefetch(line_, /*rw=*/0, /*locality=*/2);  // into the second-level cache
+      // To the first level, from where it falls to the second: measured, less is lost than when it
+      // is fetched to the second alone.
+      __builtin_prefetch(line_, /*rw=*/0, /*locality=*/3);
 #endif
       line_ += kLine;
     }
