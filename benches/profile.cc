@@ -41,11 +41,6 @@ void AddFusions(const Step& step, Row& row) {
   if (step.has_epilogue()) AddNote(row, "gradient epilogue");
 }
 
-bool IsConv2d(StepKind kind) {
-  return kind == StepKind::kConv2dForward || kind == StepKind::kConv2dBackwardData ||
-         kind == StepKind::kConv2dBackwardWeights;
-}
-
 std::string Format(const Row& row, double total_ms, size_t name_width) {
   const double ms = row.total_ms();
   const auto rate = [ms](double amount, double unit) { return ms > 0 ? amount / ms / unit : 0; };

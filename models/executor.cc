@@ -154,29 +154,32 @@ void Executor::RunConv2d(const Step& step, const Workspace& workspace) {
     args.statistics = statistics(step);
     args.workspace = workspace;
     Conv2dForward(args, ctx_);
-  } else if (step.kind == StepKind::kConv2dBackwardData) {
-    Conv2dBackwardDataArgs<float> args;
-    args.shape = shape;
-    args.algorithm = step.algorithm;
-    args.dy = view(step.inputs[0]);
-    args.weights = weights;
-    args.dx = view(step.outputs[0]);
-    args.accumulate = step.accumulate;
-    args.gradient = gradient_prologue(step);
-    args.epilogue = gradient_epilogue(step);
-    args.workspace = workspace;
-    Conv2dBackwardData(args, ctx_);
+    return;
+  }
+  Conv2dBackwardDataArgs<float> data;
+  Conv2dBackwardWeightsArgs<float> weight;
+  data.shape = weight.shape = shape;
+  data.algorithm = weight.algorithm = step.algorithm;
+  data.dy = weight.dy = view(step.inputs[0]);
+  data.gradient = weight.gradient = gradient_prologue(step);
+  data.workspace = weight.workspace = workspace;
+  if (step.kind != StepKind::kConv2dBackwardWeights) {
+    data.weights = weights;
+    data.dx = view(step.outputs[0]);
+    data.accumulate = step.accumulate;
+    data.epilogue = gradient_epilogue(step);
+  }
+  if (step.kind != StepKind::kConv2dBackwardData) {
+    weight.x = view(step.inputs[1]);
+    weight.dweights = floats(step.parameter_gradients[0]);
+    weight.activation = activation(step, 0);
+  }
+  if (step.kind == StepKind::kConv2dBackwardData) {
+    Conv2dBackwardData(data, ctx_);
+  } else if (step.kind == StepKind::kConv2dBackwardWeights) {
+    Conv2dBackwardWeights(weight, ctx_);
   } else {
-    Conv2dBackwardWeightsArgs<float> args;
-    args.shape = shape;
-    args.algorithm = step.algorithm;
-    args.dy = view(step.inputs[0]);
-    args.x = view(step.inputs[1]);
-    args.dweights = floats(step.parameter_gradients[0]);
-    args.activation = activation(step, 0);
-    args.gradient = gradient_prologue(step);
-    args.workspace = workspace;
-    Conv2dBackwardWeights(args, ctx_);
+    Conv2dBackward(data, weight, ctx_);
   }
 }
 
@@ -292,6 +295,7 @@ void Executor::RunStep(int index) {
     case StepKind::kConv2dForward:
     case StepKind::kConv2dBackwardData:
     case StepKind::kConv2dBackwardWeights:
+    case StepKind::kConv2dBackward:
       RunConv2d(step, workspace);
       break;
     case StepKind::kLinearForward:

@@ -49,6 +49,7 @@ enum class StepKind {
   kConv2dForward,
   kConv2dBackwardData,
   kConv2dBackwardWeights,
+  kConv2dBackward,  // both in one sweep
   kBatchNorm2dForward,
   kBatchNorm2dBackward,
   kReluForward,
@@ -150,6 +151,12 @@ struct GradientEpilogueOperands {
   bool active() const { return x.valid(); }
 };
 
+// Whether a step's algorithm matters.
+inline bool IsConv2d(StepKind kind) {
+  return kind == StepKind::kConv2dForward || kind == StepKind::kConv2dBackwardData ||
+         kind == StepKind::kConv2dBackwardWeights || kind == StepKind::kConv2dBackward;
+}
+
 struct Step {
   StepKind kind = StepKind::kConv2dForward;
   Phase phase = Phase::kForward;
@@ -163,6 +170,7 @@ struct Step {
   //   ..Backward,       inputs: dy, then what the layer needs (ReLU: y; batch norm: x; pooling:
   //   ..BackwardData            argmax)         outputs: dx... (concat: one for each input)
   //   ..BackwardWeights inputs: dy, x           outputs: none; parameter_gradients
+  //   convolution's Backward: what the two above have
   //   cross-entropy     inputs: logits, labels  outputs: dlogits (invalid without backward)
   //   update            parameter_gradients: the one it applies
   //   statistics        inputs: value           mean, var

@@ -115,6 +115,22 @@ void PlanBuilder::EmitBackward(NodeId id) {
   switch (node.op) {
     case Op::kConv2d: {
       const Conv2dShape s = graph_.conv2d_shape(id, batch());
+      const Conv2dAlgorithm algorithm =
+          Conv2dAlgorithms(s, Conv2dPass::kBackwardData, plan_.options.winograd)[0];
+      if (input_needs_gradient && Conv2dHasBackward(s, algorithm)) {
+        Step step = NewStep(StepKind::kConv2dBackward, Phase::kBackward, id, "backward");
+        step.algorithm = algorithm;
+        dy = ReadGradient(id, &step);
+        const Operand value = ReadValue(x, &step);
+        step.inputs = {dy, value};
+        step.parameter_gradients = {ParameterGradient(node.parameters[0])};
+        AddGradientOutput(x, &step);
+        step.macs = step.executed_macs = 2 * s.macs();
+        step.workspace =
+            NewWorkspace(step.name, Conv2dBackwardWorkspaceBytes(s, algorithm, step.fusion()));
+        Emit(std::move(step));
+        break;
+      }
       for (const Conv2dPass pass : {Conv2dPass::kBackwardWeights, Conv2dPass::kBackwardData}) {
         const bool weights = pass == Conv2dPass::kBackwardWeights;
         if (!weights && !input_needs_gradient) continue;

@@ -67,6 +67,7 @@ const char* StepPass(const Step& step) {
       return "backward_weights";
     case StepKind::kUpdateParameter:
       return "update";
+    case StepKind::kConv2dBackward:
     case StepKind::kBatchNorm2dBackward:
     case StepKind::kReluBackward:
     case StepKind::kMaxPool2dBackward:

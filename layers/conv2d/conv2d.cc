@@ -196,4 +196,28 @@ void Conv2dBackwardWeights(const Conv2dBackwardWeightsArgs<float>& given, Contex
   OpsFor(args.shape, kPass, args.algorithm).backward_weights(args, ctx);
 }
 
+bool Conv2dHasBackward(const Conv2dShape& shape, Conv2dAlgorithm algorithm) {
+  const Conv2dAlgorithmOps* ops = GetConv2dAlgorithmOps(algorithm);
+  return ops != nullptr && ops->has_backward != nullptr && ops->has_backward(shape);
+}
+
+size_t Conv2dBackwardWorkspaceBytes(const Conv2dShape& shape, Conv2dAlgorithm algorithm,
+                                    const Conv2dFusion& fusion) {
+  return OpsFor(shape, Conv2dPass::kBackwardData, algorithm)
+      .backward_workspace_bytes(shape, fusion);
+}
+
+void Conv2dBackward(const Conv2dBackwardDataArgs<float>& data,
+                    const Conv2dBackwardWeightsArgs<float>& weights, Context& ctx) {
+  CheckConv2dArgs(data);
+  CheckConv2dArgs(weights);
+  CNN_CHECK(data.shape == weights.shape && data.dy.data == weights.dy.data &&
+                data.algorithm == weights.algorithm && weights.dbias == nullptr &&
+                Conv2dHasBackward(data.shape, data.algorithm),
+            "not one convolution whose backwards are one sweep: ", data.shape.ToString(), ", ",
+            weights.shape.ToString());
+  CNN_CHECK(!data.accumulate || !data.epilogue.add, "a gradient is added before or after its mask");
+  OpsFor(data.shape, Conv2dPass::kBackwardData, data.algorithm).backward(data, weights, ctx);
+}
+
 }  // namespace classicnn

@@ -55,14 +55,15 @@ class Cut {
 
   // Runs body(block) for each block.
   template <class Body>
-  void ForEach(const char* zone, Context& ctx, const Body& body) const {
+  void ForEach(const char* zone, Context& ctx, const Body& body, bool stream = false) const {
     ctx.ParallelFor(zone, groups() * chunks_, [&](int64_t piece, int) {
       const int64_t group = piece / chunks_;
       const int64_t image = group / bands_ * images_;
       const int64_t band = group % bands_;
       const int64_t c0 = piece % chunks_ * chunk_;
       body(DepthwiseBlock{group, image, std::min(n_, image + images_), band * rows_ / bands_,
-                          (band + 1) * rows_ / bands_, c0, std::min(channels_, c0 + chunk_)});
+                          (band + 1) * rows_ / bands_, c0, std::min(channels_, c0 + chunk_),
+                          stream});
     });
   }
 
@@ -80,6 +81,56 @@ class Cut {
   int64_t images_ = 1;  // of a group; 1 where there are bands
 };
 
+// The partial gradients of backward weights' groups.
+class WeightSums {
+ public:
+  WeightSums(const Conv2dBackwardWeightsArgs<float>& args, int64_t groups, Workspace* workspace)
+      : dweights_(args.dweights),
+        channels_(args.shape.in_channels),
+        size_(args.shape.weight_count()),
+        groups_(groups),
+        partials_(groups == 1 ? dweights_ : workspace->Take<float>(groups * size_)) {}
+  static size_t Bytes(const Conv2dShape& shape, int64_t groups) {
+    return Workspace::BytesFor<float>(groups * shape.weight_count());
+  }
+
+  // That of the block's group, its channels set to zero.
+  float* Begin(const DepthwiseBlock& block) const {
+    float* const partial = partials_ + block.group * size_;
+    for (int64_t tap = 0; tap < size_; tap += channels_) {
+      std::fill(partial + tap + block.c0, partial + tap + block.c1, 0.0f);
+    }
+    return partial;
+  }
+
+  void Combine(Context& ctx) const {
+    if (groups_ == 1) return;
+    constexpr int64_t kSpan = 2048;
+    ctx.ParallelFor("conv2d.backward_weights.combine", CeilDiv(size_, kSpan),
+                    [&](int64_t piece, int) {
+                      const int64_t begin = piece * kSpan;
+                      const int64_t end = std::min(size_, begin + kSpan);
+                      DepthwiseCombine(partials_, groups_, size_, begin, end - begin);
+                      std::copy(partials_ + begin, partials_ + end, dweights_ + begin);
+                    });
+  }
+
+ private:
+  float* const dweights_;
+  const int64_t channels_;
+  const int64_t size_;
+  const int64_t groups_;
+  float* const partials_;
+};
+
+// Whether a tensor of this shape is written past the caches, as measured: where nothing of what a
+// pass writes stays there for the next anyway, that spares reading the lines that are overwritten.
+// Both backwards together move about twice as much as one pass.
+bool Streams(const Shape4& written, bool both_backwards) {
+  constexpr int64_t kMegabyte = 1 << 20;
+  return written.size() * int64_t{sizeof(float)} >= (both_backwards ? 1 : 8) * kMegabyte;
+}
+
 bool Supports(const Conv2dShape& shape, Conv2dPass /*pass*/) { return shape.depthwise(); }
 
 Conv2dFusion Fuses(const Conv2dShape& shape, Conv2dPass /*pass*/, const Conv2dFusion& fusion) {
@@ -95,7 +146,7 @@ size_t WorkspaceBytes(const Conv2dShape& shape, Conv2dPass pass, int /*num_threa
     case Conv2dPass::kBackwardData:
       return fusion.gradient_epilogue ? GradientSumPieces::Bytes(groups, shape.in_channels) : 0;
     default:
-      return Workspace::BytesFor<float>(groups * shape.weight_count());
+      return WeightSums::Bytes(shape, groups);
   }
 }
 
@@ -130,8 +181,10 @@ void Forward(const Conv2dForwardArgs<float>& args, Context& ctx) {
   const bool statistics = args.statistics.active();
   const MomentPieces moments(statistics ? cut.groups() : 0, args.shape.in_channels, &workspace);
   if (statistics) EstimateCenter(args, moments, ctx);
-  cut.ForEach(kZone, ctx,
-              [&](const DepthwiseBlock& block) { DepthwiseForwardStrips(args, block, moments); });
+  cut.ForEach(
+      kZone, ctx,
+      [&](const DepthwiseBlock& block) { DepthwiseForwardStrips(args, block, moments); },
+      Streams(args.shape.output(), false));
   if (statistics) moments.Merge(args.statistics, ctx);
 }
 
@@ -146,36 +199,72 @@ void BackwardData(const Conv2dBackwardDataArgs<float>& args, Context& ctx) {
   Workspace workspace = args.workspace;
   const bool epilogue = args.epilogue.active();
   const GradientSumPieces sums(epilogue ? cut.groups() : 0, args.shape.in_channels, &workspace);
-  cut.ForEach(kZone, ctx,
-              [&](const DepthwiseBlock& block) { DepthwiseBackwardDataStrips(args, block, sums); });
+  cut.ForEach(
+      kZone, ctx,
+      [&](const DepthwiseBlock& block) {
+        if (epilogue) sums.Clear(block.group, block.c0, block.c1 - block.c0);
+        DepthwiseBackwardDataStrips(args, block, sums);
+      },
+      Streams(args.shape.input(), false));
   if (epilogue) sums.Merge(args.epilogue, ctx);
 }
 
 void BackwardWeights(const Conv2dBackwardWeightsArgs<float>& args, Context& ctx) {
   const Cut cut(args.shape, Conv2dPass::kBackwardWeights);
   Workspace workspace = args.workspace;
-  const int64_t groups = cut.groups();
-  const int64_t size = args.shape.weight_count();
-  float* const partials = groups == 1 ? args.dweights : workspace.Take<float>(groups * size);
+  const WeightSums sums(args, cut.groups(), &workspace);
   const auto kernel =
       HasStrips(args.shape) ? DepthwiseBackwardWeightsStrips : DepthwiseBackwardWeightsTaps;
-  cut.ForEach("conv2d.backward_weights.depthwise", ctx, [&](const DepthwiseBlock& block) {
-    kernel(args, block, partials + block.group * size);
+  cut.ForEach("conv2d.backward_weights.depthwise", ctx,
+              [&](const DepthwiseBlock& block) { kernel(args, block, sums.Begin(block)); });
+  sums.Combine(ctx);
+}
+
+bool HasBackward(const Conv2dShape& shape) { return shape.depthwise() && HasStrips(shape); }
+
+size_t BackwardWorkspaceBytes(const Conv2dShape& shape, const Conv2dFusion& fusion) {
+  const int64_t groups = Cut(shape, Conv2dPass::kBackwardWeights).groups();
+  return WeightSums::Bytes(shape, groups) +
+         (fusion.gradient_epilogue ? GradientSumPieces::Bytes(groups, shape.in_channels) : 0);
+}
+
+// Cut as backward weights is. Of each piece, a few images at a time: backward data finds in the
+// second-level cache what backward weights has read.
+void Backward(const Conv2dBackwardDataArgs<float>& data,
+              const Conv2dBackwardWeightsArgs<float>& weights, Context& ctx) {
+  constexpr int64_t kElements = 16384;  // of x
+  const Conv2dShape& s = data.shape;
+  const Cut cut(s, Conv2dPass::kBackwardWeights);
+  Workspace workspace = data.workspace;
+  const WeightSums weight_sums(weights, cut.groups(), &workspace);
+  const bool epilogue = data.epilogue.active();
+  const GradientSumPieces sums(epilogue ? cut.groups() : 0, s.in_channels, &workspace);
+  const bool stream = Streams(s.input(), true);
+  cut.ForEach("conv2d.backward.depthwise", ctx, [&](const DepthwiseBlock& block) {
+    float* const partial = weight_sums.Begin(block);
+    if (epilogue) sums.Clear(block.group, block.c0, block.c1 - block.c0);
+    const int64_t images = std::max<int64_t>(1, kElements / (s.h * s.w * (block.c1 - block.c0)));
+    for (int64_t n = block.image0; n < block.image1; n += images) {
+      DepthwiseBlock part = block;
+      part.image0 = n;
+      part.image1 = std::min(block.image1, n + images);
+      part.stream = stream;
+      DepthwiseBackwardWeightsStrips(weights, part, partial);
+      // As many bands of dx.
+      part.row0 = block.row0 * s.h / s.out_h();
+      part.row1 = block.row1 * s.h / s.out_h();
+      DepthwiseBackwardDataStrips(data, part, sums);
+    }
   });
-  if (groups == 1) return;
-  constexpr int64_t kSpan = 2048;
-  ctx.ParallelFor("conv2d.backward_weights.combine", CeilDiv(size, kSpan), [&](int64_t piece, int) {
-    const int64_t begin = piece * kSpan;
-    const int64_t end = std::min(size, begin + kSpan);
-    DepthwiseCombine(partials, groups, size, begin, end - begin);
-    std::copy(partials + begin, partials + end, args.dweights + begin);
-  });
+  weight_sums.Combine(ctx);
+  if (epilogue) sums.Merge(data.epilogue, ctx);
 }
 
 }  // namespace
 
 const Conv2dAlgorithmOps kConv2dDepthwiseOps = {
-    Supports, nullptr, WorkspaceBytes, Forward, BackwardData, BackwardWeights, Fuses,
+    Supports, nullptr,     WorkspaceBytes,         Forward,  BackwardData, BackwardWeights,
+    Fuses,    HasBackward, BackwardWorkspaceBytes, Backward,
 };
 
 }  // namespace classicnn

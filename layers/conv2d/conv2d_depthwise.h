@@ -10,6 +10,9 @@
 //
 // Taps outside the image: whole rows are skipped, columns multiplied as zeros (an infinite weight
 // makes them NaN). No branch for columns in any inner loop.
+//
+// Both backwards in one sweep read dy and x from memory once. Large outputs are written past the
+// caches where vectors are cache lines (AVX-512).
 #ifndef CLASSICNN_LAYERS_CONV2D_CONV2D_DEPTHWISE_H_
 #define CLASSICNN_LAYERS_CONV2D_CONV2D_DEPTHWISE_H_
 
@@ -22,7 +25,7 @@ namespace classicnn {
 // Work is cut into groups of images (bands of rows where images are few and large) and chunks of
 // channels. Backward data is a gather (each dx pixel sums its taps), at stride 2 by phase, without
 // multiplications by inserted zeros. Backward weights sums over fixed groups of images, a power of
-// two that depends on the image's size, combined by a binary tree.
+// two that depends on the image's size, combined by a binary tree; both backwards are cut alike.
 // Workspace: partial sums of epilogues for each group; backward weights a partial gradient for each
 // group, 8 MB at most.
 extern const Conv2dAlgorithmOps kConv2dDepthwiseOps;

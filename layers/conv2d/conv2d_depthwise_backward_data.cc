@@ -133,20 +133,25 @@ void RowsOf(const Conv2dBackwardDataArgs<float>& args, const DepthwiseBlock& blo
           .Run();
     }
   });
+  if (output.stream) hwy::FlushStream();
 }
 
 void BackwardData(const Conv2dBackwardDataArgs<float>& args, const DepthwiseBlock& block,
                   const GradientSumPieces& sums) {
   const bool gradient = args.gradient.active();
   if (args.epilogue.active()) {
-    sums.Clear(block.group, block.c0, block.c1 - block.c0);
-    const Output<Finish::kGradient> output{
-        args.dx, args.accumulate,         args.epilogue,
-        nullptr, sums.sum_g(block.group), sums.sum_gx(block.group)};
+    const Output<Finish::kGradient> output{args.dx,
+                                           args.accumulate,
+                                           args.epilogue,
+                                           nullptr,
+                                           sums.sum_g(block.group),
+                                           sums.sum_gx(block.group),
+                                           Streams(args.dx, block)};
     (gradient ? RowsOf<Load::kGradient, Finish::kGradient>
               : RowsOf<Load::kPlain, Finish::kGradient>)(args, block, output);
   } else {
-    const Output<Finish::kPlain> output{args.dx, args.accumulate, {}, nullptr, nullptr, nullptr};
+    const Output<Finish::kPlain> output{args.dx, args.accumulate,        {}, nullptr, nullptr,
+                                        nullptr, Streams(args.dx, block)};
     (gradient ? RowsOf<Load::kGradient, Finish::kPlain>
               : RowsOf<Load::kPlain, Finish::kPlain>)(args, block, output);
   }

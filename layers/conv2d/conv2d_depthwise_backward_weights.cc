@@ -1,5 +1,4 @@
 // Backward weights of 3 x 3 depthwise convolution.
-#include <algorithm>
 #include <cstdint>
 
 #include "layers/conv2d/conv2d_depthwise_kernels.h"
@@ -152,10 +151,6 @@ void WeightsOfStride(const Conv2dBackwardWeightsArgs<float>& args, const Depthwi
 
 void BackwardWeights(const Conv2dBackwardWeightsArgs<float>& args, const DepthwiseBlock& block,
                      float* partial) {
-  for (int t = 0; t < 9; ++t) {
-    float* const tap = partial + t * args.shape.in_channels;
-    std::fill(tap + block.c0, tap + block.c1, 0.0f);
-  }
   (args.shape.stride == 1 ? WeightsOfStride<1> : WeightsOfStride<2>)(args, block, partial);
 }
 

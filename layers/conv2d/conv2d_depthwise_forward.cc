@@ -22,12 +22,14 @@ void ForwardOf(const Conv2dForwardArgs<float>& args, const DepthwiseBlock& block
   const Input<kLoad> input{args.x, args.activation, {}};
   const Taps taps{args.weights, args.shape.in_channels};
   const int64_t padding = args.shape.padding;
-  const Output<Finish::kPlain> plain{args.y, false, {}, nullptr, nullptr, nullptr};
+  const Output<Finish::kPlain> plain{
+      args.y, false, {}, nullptr, nullptr, nullptr, Streams(args.y, block)};
   using Plain = CorrelateRows<kStride, kLoad, Finish::kPlain>;
   if (!args.statistics.active()) {
     ForEachBand(block, [&](int64_t n, int64_t row0, int64_t row1) HWY_ATTR {
       Plain{input, plain, taps, args.bias, padding, n, row0, row1, block.c0, block.c1}.Run();
     });
+    if (plain.stream) hwy::FlushStream();
     return;
   }
   const int64_t count = block.c1 - block.c0;
@@ -46,12 +48,14 @@ void ForwardOf(const Conv2dForwardArgs<float>& args, const DepthwiseBlock& block
                                            {},
                                            moments.center(block.group),
                                            moments.sum(block.group),
-                                           moments.sum_of_squares(block.group)};
+                                           moments.sum_of_squares(block.group),
+                                           Streams(args.y, block)};
   ForEachBand(block, [&](int64_t n, int64_t row0, int64_t row1) HWY_ATTR {
     CorrelateRows<kStride, kLoad, Finish::kStatistics>{input, output, taps, args.bias, padding,
                                                        n,     row0,   row1, block.c0,  block.c1}
         .Run();
   });
+  if (output.stream) hwy::FlushStream();
 }
 
 void Forward(const Conv2dForwardArgs<float>& args, const DepthwiseBlock& block,

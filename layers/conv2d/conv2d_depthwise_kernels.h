@@ -19,15 +19,16 @@ struct DepthwiseBlock {
   int64_t image0, image1;
   int64_t row0, row1;
   int64_t c0, c1;
+  bool stream = false;  // y or dx is better written past the caches
 };
 
 // `moments` is used with statistics only, and takes the center of group 0 for all; `sums` with an
-// epilogue only.
+// epilogue only: it adds to them.
 void DepthwiseForwardStrips(const Conv2dForwardArgs<float>& args, const DepthwiseBlock& block,
                             const MomentPieces& moments);
 void DepthwiseBackwardDataStrips(const Conv2dBackwardDataArgs<float>& args,
                                  const DepthwiseBlock& block, const GradientSumPieces& sums);
-// Overwrites the block's channels of `partial`, laid out as dweights.
+// Adds to the block's channels of `partial`, laid out as dweights.
 void DepthwiseBackwardWeightsStrips(const Conv2dBackwardWeightsArgs<float>& args,
                                     const DepthwiseBlock& block, float* partial);
 

@@ -146,7 +146,15 @@ struct Output {
   const float* center;
   float* sum;
   float* product;
+  bool stream = false;  // past the caches; after the last store call hwy::FlushStream
 };
+
+// Whether a block that is to be written past the caches can be: vectors are whole cache lines.
+HWY_INLINE bool Streams(const Tensor& y, const DepthwiseBlock& block) {
+  constexpr int64_t kLine = 16;
+  return block.stream && Lanes() == kLine && y.pixel_stride % kLine == 0 && block.c0 % kLine == 0 &&
+         reinterpret_cast<uintptr_t>(y.data) % (kLine * sizeof(float)) == 0;
+}
 
 // One vector of channels of an output from column w on, as InputLanes. Sums are kept in registers,
 // in two chains. Everything is copied from the output: a compiler must think that a store of floats
@@ -160,7 +168,8 @@ class OutputLanes {
         stride_(output.y.pixel_stride),
         row_stride_(output.y.w * stride_),
         image_(output.y.Pixel(n, 0, 0) + w * stride_ + c),
-        accumulate_(output.accumulate) {
+        accumulate_(output.accumulate),
+        stream_(output.stream) {
     const VF zero = hn::Zero(DF());
     sums_[0] = sums_[1] = products_[0] = products_[1] = zero;
     scale_ = shift_ = gain_ = center_ = zero;
@@ -208,7 +217,11 @@ class OutputLanes {
         v = added_ ? hn::MulAdd(v, gain_, LoadLanes<kTail>(to, count_)) : hn::Mul(v, gain_);
       }
     }
-    StoreLanes<kTail>(v, to, count_);
+    if (!kTail && stream_) {
+      hn::Stream(v, DF(), to);
+    } else {
+      StoreLanes<kTail>(v, to, count_);
+    }
   }
   // After the last pixel.
   HWY_INLINE void AddSums() const {
@@ -228,6 +241,7 @@ class OutputLanes {
   const int64_t row_stride_;
   float* const image_;
   const bool accumulate_;
+  const bool stream_;
   // Of epilogue.x.
   int64_t second_stride_ = 0;
   int64_t second_row_stride_ = 0;

@@ -185,10 +185,6 @@ void BackwardDataTaps(const Conv2dBackwardDataArgs<float>& args, const Depthwise
 
 void BackwardWeightsTaps(const Conv2dBackwardWeightsArgs<float>& args, const DepthwiseBlock& block,
                          float* partial) {
-  for (int64_t t = 0; t < args.shape.kernel * args.shape.kernel; ++t) {
-    float* const tap = partial + t * args.shape.in_channels;
-    std::fill(tap + block.c0, tap + block.c1, 0.0f);
-  }
   ForEachPixel(block, args.dy.w, [&](int64_t n, int64_t h, int64_t w) HWY_ATTR {
     BackwardWeightsPixel(args, block, n, h, w, partial);
   });

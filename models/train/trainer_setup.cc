@@ -245,10 +245,7 @@ nlohmann::json Trainer::Config(const nlohmann::json& extra_config) const {
   memory["state_and_data_bytes"] = state_bytes_;
   nlohmann::json& algorithms = config["algorithms"];
   for (const Step& step : plan_.steps) {
-    if (step.kind != StepKind::kConv2dForward && step.kind != StepKind::kConv2dBackwardData &&
-        step.kind != StepKind::kConv2dBackwardWeights) {
-      continue;
-    }
+    if (!IsConv2d(step.kind)) continue;
     algorithms[step.name] = Conv2dAlgorithmName(step.algorithm);
   }
   return config;

@@ -191,6 +191,41 @@ class FusionCase {
     return result;
   }
 
+  // Both backwards by one call.
+  std::vector<float> RunBackward(Conv2dAlgorithm algorithm, Store store, Context& ctx,
+                                 const Hooks& hooks = {}) {
+    GuardedWorkspace workspace(Conv2dBackwardWorkspaceBytes(
+        shape_, algorithm, {hooks.activation, hooks.gradient, false, hooks.epilogue}));
+    dx_.CopyFrom(before_.cview());
+    dweights_.FillNan();
+    Conv2dBackwardDataArgs<float> data;
+    Conv2dBackwardWeightsArgs<float> weights;
+    data.shape = weights.shape = shape_;
+    data.algorithm = weights.algorithm = algorithm;
+    data.dy = weights.dy = dy_.cview();
+    data.gradient = weights.gradient = out_arrays_.gradient(hooks, y_pre_.cview());
+    data.weights = weights_.data();
+    data.dx = dx_.view();
+    data.accumulate = store == Store::kAccumulated;
+    data.epilogue =
+        in_arrays_.epilogue(hooks, x_.cview(), store, c_sums_[0].data(), c_sums_[1].data());
+    data.workspace = workspace.get();
+    weights.x = x_.cview();
+    weights.dweights = dweights_.data();
+    weights.activation = in_arrays_.activation<float>(hooks);
+    Conv2dBackward(data, weights, ctx);
+    EXPECT_TRUE(GuardsIntact(workspace));
+    std::vector<const GuardedTensor<float>*> written = {&dx_, &dweights_};
+    if (hooks.epilogue) written.insert(written.end(), {&c_sums_[0], &c_sums_[1]});
+    std::vector<float> result;
+    for (const auto* t : written) {
+      EXPECT_TRUE(GuardsIntact(*t));
+      const std::vector<float> values = Values(*t);
+      result.insert(result.end(), values.begin(), values.end());
+    }
+    return result;
+  }
+
   // Of what the last Run of this pass wrote, against the references in double.
   void ExpectMatchesReference(Conv2dPass pass, Store store, const Hooks& hooks = {}) const {
     const auto in_double = [](const GuardedTensor<float>& t) {
@@ -400,6 +435,38 @@ TEST_P(Conv2dFusionTest, SameBitsOnAnyNumberOfThreads) {
       }
     }
   }
+}
+
+TEST_P(Conv2dFusionTest, BothBackwardsAtOnceMatchTheReferences) {
+  constexpr auto kAlgorithm = Conv2dAlgorithm::kDepthwise;
+  const Hooks combinations[] = {{}, {false, true, false, true}, {true, false, true, false}};
+  Context ctx(2);
+  int shapes = 0;
+  for (const char* text : kShapes) {
+    const Conv2dShape shape = Shape(text);
+    if (!shape.depthwise() || !Conv2dHasBackward(shape, kAlgorithm)) continue;
+    ++shapes;
+    for (const int64_t gap : {0, 5}) {
+      FusionCase c(shape, gap);
+      for (const Hooks& hooks : combinations) {
+        for (const Store store : {Store::kPlain, Store::kAdded, Store::kAccumulated}) {
+          SCOPED_TRACE(absl::StrCat(text, " gap ", gap, " ", hooks.activation, hooks.gradient,
+                                    hooks.epilogue, " store ", static_cast<int>(store)));
+          const std::vector<float> expected = c.RunBackward(kAlgorithm, store, ctx, hooks);
+          c.ExpectMatchesReference(Conv2dPass::kBackwardData, store, hooks);
+          c.ExpectMatchesReference(Conv2dPass::kBackwardWeights, store, hooks);
+          for (const int threads : {1, 3, 8}) {
+            Context other(threads);
+            const std::vector<float> actual = c.RunBackward(kAlgorithm, store, other, hooks);
+            EXPECT_EQ(std::memcmp(actual.data(), expected.data(), expected.size() * sizeof(float)),
+                      0)
+                << threads << " threads";
+          }
+        }
+      }
+    }
+  }
+  EXPECT_GT(shapes, 8);
 }
 
 TEST_P(Conv2dFusionTest, VarianceSurvivesAMeanFarFromZero) {

@@ -231,11 +231,6 @@ class NodeByNode {
   std::unique_ptr<Executor> executor_;
 };
 
-bool IsConv(StepKind kind) {
-  return kind == StepKind::kConv2dForward || kind == StepKind::kConv2dBackwardData ||
-         kind == StepKind::kConv2dBackwardWeights;
-}
-
 }  // namespace
 
 Row CheckPlan(const std::string& what, const ModelCase& c, ReferenceModel<double>& reference,
@@ -249,9 +244,9 @@ Row CheckPlan(const std::string& what, const ModelCase& c, ReferenceModel<double
     const Step& step = checker.step(i);
     Row row;
     row.what = absl::StrCat(what, ": ", step.name);
-    row.impl = IsConv(step.kind) ? absl::StrCat("optimized ", Conv2dAlgorithmName(step.algorithm))
-                                 : "optimized";
-    row.bound = bounds(IsConv(step.kind) ? ConvBound(step.algorithm) : kLayerBound);
+    row.impl = IsConv2d(step.kind) ? absl::StrCat("optimized ", Conv2dAlgorithmName(step.algorithm))
+                                   : "optimized";
+    row.bound = bounds(IsConv2d(step.kind) ? ConvBound(step.algorithm) : kLayerBound);
     row.command = command;
     checker.Check(i, &row);
     group.parts.push_back(std::move(row));

@@ -114,6 +114,7 @@ class Maker {
       case StepKind::kGradientEpilogue:
         return reference_.Get(step_, step_.inputs[0]);
       case StepKind::kConv2dBackwardData:
+      case StepKind::kConv2dBackward:
       case StepKind::kBatchNorm2dBackward:
       case StepKind::kReluBackward:
       case StepKind::kMaxPool2dBackward:
