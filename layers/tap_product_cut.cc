@@ -118,7 +118,9 @@ TapProductCut::TapProductCut(const TapProductSize& size)
   }
   const int64_t rows = size.images * size.h * size.w;
   const int64_t fit = (size.prologue ? kScratchBytes : kTileBytes) / (4 * size.in_channels);
-  tile_rows = std::min({rows, kMaxTileRows, std::max(fit, kMinTileRows)});
+  // One tap: what a tile fetches for the next should not push out what it reads itself.
+  const int64_t most = size.num_taps == 1 ? kMinTileRows : kMaxTileRows;
+  tile_rows = std::min({rows, most, std::max(fit, kMinTileRows)});
   if (gathers) {
     tile_rows = std::min(tile_rows, std::max(kGatheredBytes / (4 * gather_stride), kMinTileRows));
   }
