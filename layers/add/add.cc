@@ -3,6 +3,7 @@
 #include "core/check.h"
 #include "layers/copy_rows.h"
 #include "layers/pieces.h"
+#include "layers/stream.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "layers/add/add.cc"
@@ -11,6 +12,7 @@
 #include "layers/activation-inl.h"
 #include "layers/columns-inl.h"
 #include "layers/partial-inl.h"
+#include "layers/stream-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace classicnn {
@@ -27,8 +29,9 @@ HWY_INLINE VF SumOf(const ConstTensor* inputs, size_t num_inputs, int64_t row, i
 }
 
 // Pixels from `pixel` on as `rows` rows of `columns` elements.
-void AddRows(const ConstTensor* inputs, size_t num_inputs, Tensor y, int64_t pixel, int64_t rows,
-             int64_t columns, bool relu) {
+template <bool kStream>
+void AddRowsT(const ConstTensor* inputs, size_t num_inputs, Tensor y, int64_t pixel, int64_t rows,
+              int64_t columns, bool relu) {
   const int64_t lanes = Lanes();
   // Most sums have two terms: their pointers stay in registers.
   const bool two = num_inputs == 2;
@@ -41,7 +44,7 @@ void AddRows(const ConstTensor* inputs, size_t num_inputs, Tensor y, int64_t pix
       VF sum = two ? hn::Add(hn::LoadU(DF(), a + i), hn::LoadU(DF(), b + i))
                    : SumOf<false>(inputs, num_inputs, r, pixel, i, lanes);
       if (relu) sum = ReluOf(sum);
-      hn::StoreU(sum, DF(), out + i);
+      StoreWhole<kStream>(sum, out + i);
     }
     if (i < columns) {
       VF sum = SumOf<true>(inputs, num_inputs, r, pixel, i, columns - i);
@@ -49,6 +52,13 @@ void AddRows(const ConstTensor* inputs, size_t num_inputs, Tensor y, int64_t pix
       StoreFirst(sum, out + i, columns - i);
     }
   }
+  if (kStream) hwy::FlushStream();
+}
+
+void AddRows(const ConstTensor* inputs, size_t num_inputs, Tensor y, int64_t pixel, int64_t rows,
+             int64_t columns, bool relu, bool stream) {
+  const bool streams = stream && CanStream(y.Pixel(pixel), rows, columns, y.pixel_stride);
+  (streams ? AddRowsT<true> : AddRowsT<false>)(inputs, num_inputs, y, pixel, rows, columns, relu);
 }
 
 template <Activation kFirst, Activation kSecond>
@@ -177,7 +187,9 @@ void AddForward(absl::Span<const ConstTensor> inputs, Tensor y, bool relu, Conte
     CNN_CHECK(x.shape() == y.shape(), x.shape().ToString(), " and ", y.shape().ToString());
     dense = dense && x.dense();
   }
-  const Pieces pieces(y.pixels(), 4 * y.c * static_cast<int64_t>(inputs.size() + 1));
+  const int64_t pixel_bytes = 4 * y.c * static_cast<int64_t>(inputs.size() + 1);
+  const bool stream = BeyondCaches(y.pixels() * pixel_bytes);
+  const Pieces pieces(y.pixels(), pixel_bytes);
   ctx.ParallelFor("add.forward", pieces.count(), [&](int64_t piece, int) {
     const int64_t pixels = pieces.Size(piece);
     if (!activations.empty()) {
@@ -187,7 +199,7 @@ void AddForward(absl::Span<const ConstTensor> inputs, Tensor y, bool relu, Conte
     }
     HWY_DYNAMIC_DISPATCH(AddRows)
     (inputs.data(), inputs.size(), y, pieces.Begin(piece), dense ? 1 : pixels,
-     dense ? pixels * y.c : y.c, relu);
+     dense ? pixels * y.c : y.c, relu, stream);
   });
 }
 

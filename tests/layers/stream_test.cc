@@ -1,0 +1,114 @@
+// Layers whose outputs are large enough to be written past the caches.
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/context.h"
+#include "core/isa.h"
+#include "core/view.h"
+#include "gtest/gtest.h"
+#include "layers/add/add.h"
+#include "layers/concat/concat.h"
+#include "layers/relu/relu.h"
+#include "layers/stream.h"
+
+namespace classicnn {
+namespace {
+
+class StreamTest : public ::testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override { ASSERT_TRUE(SetTarget(GetParam()).ok()); }
+  void TearDown() override { ASSERT_TRUE(SetTarget("best").ok()); }
+};
+INSTANTIATE_TEST_SUITE_P(Targets, StreamTest, ::testing::ValuesIn(UsableTargets()),
+                         [](const auto& target) { return target.param; });
+
+constexpr float kUntouched = 77;
+
+// Integers between -8 and 7, different for each seed.
+float At(int64_t i, uint32_t seed) {
+  const auto hash = (static_cast<uint32_t>(i) + seed) * 2654435761u;
+  return static_cast<float>(hash >> 28) - 8;
+}
+
+// A tensor in memory of its own that starts at the start of a cache line.
+class Owned {
+ public:
+  Owned(const Shape4& shape, int64_t stride, uint32_t seed)
+      : data_(static_cast<size_t>(shape.pixels() * stride + 16), kUntouched) {
+    const auto address = reinterpret_cast<uintptr_t>(data_.data());
+    float* const first = data_.data() + (64 - address % 64) % 64 / sizeof(float);
+    view_ = Tensor(first, shape, stride);
+    if (seed == 0) return;
+    for (int64_t p = 0; p < shape.pixels(); ++p) {
+      for (int64_t c = 0; c < shape.c; ++c) view_.Pixel(p)[c] = At(p * shape.c + c, seed);
+    }
+  }
+  const Tensor& view() const { return view_; }
+
+ private:
+  std::vector<float> data_;
+  Tensor view_;
+};
+
+// Whether each element is expected(its number), and what is between the pixels is untouched.
+template <class Expected>
+::testing::AssertionResult Is(const Tensor& y, const Expected& expected) {
+  for (int64_t p = 0; p < y.pixels(); ++p) {
+    const float* const pixel = y.Pixel(p);
+    for (int64_t c = 0; c < y.pixel_stride; ++c) {
+      const float value = c < y.c ? expected(p * y.c + c) : kUntouched;
+      if (pixel[c] != value) {
+        return ::testing::AssertionFailure()
+               << "pixel " << p << " channel " << c << " is " << pixel[c] << ", not " << value;
+      }
+    }
+  }
+  return ::testing::AssertionSuccess();
+}
+
+// Channels that are whole pairs of cache lines, and others; dense and not.
+TEST_P(StreamTest, LargeOutputsAreRight) {
+  Context ctx(2);
+  for (const int64_t channels : {64, 41}) {
+    for (const int64_t gap : {0, 32}) {
+      SCOPED_TRACE(std::to_string(channels) + " channels, gap " + std::to_string(gap));
+      const Shape4 shape{16, 96, 96, channels};
+      ASSERT_TRUE(BeyondCaches(8 * Shape4{16, 96, 96, 64}.size()));
+      const Owned a(shape, channels + gap, 1), b(shape, channels + gap, 2);
+      const auto x = [](int64_t i) { return At(i, 1); };
+      const auto z = [](int64_t i) { return At(i, 2); };
+      const auto relu = [](float v) { return std::max(v, 0.0f); };
+      {
+        const Owned y(shape, channels + gap, 0);
+        ReluForward(a.view(), y.view(), ctx);
+        EXPECT_TRUE(Is(y.view(), [&](int64_t i) { return relu(x(i)); }));
+      }
+      {
+        const Owned dx(shape, channels + gap, 0);
+        ReluBackward(a.view(), b.view(), dx.view(), false, ctx);
+        EXPECT_TRUE(Is(dx.view(), [&](int64_t i) { return x(i) > 0 ? z(i) : 0.0f; }));
+      }
+      {
+        const Owned y(shape, channels + gap, 0);
+        const ConstTensor inputs[] = {a.view(), b.view()};
+        AddForward(inputs, y.view(), true, ctx);
+        EXPECT_TRUE(Is(y.view(), [&](int64_t i) { return relu(x(i) + z(i)); }));
+      }
+      {
+        const Shape4 both{shape.n, shape.h, shape.w, 2 * channels};
+        const Owned y(both, 2 * channels + gap, 0);
+        const ConstTensor inputs[] = {a.view(), b.view()};
+        ConcatForward(inputs, y.view(), ctx);
+        EXPECT_TRUE(Is(y.view(), [&](int64_t i) {
+          const int64_t pixel = i / both.c, c = i % both.c;
+          return c < channels ? x(pixel * channels + c) : z(pixel * channels + c - channels);
+        }));
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace classicnn
