@@ -469,6 +469,27 @@ TEST_P(Conv2dFusionTest, BothBackwardsAtOnceMatchTheReferences) {
   EXPECT_GT(shapes, 8);
 }
 
+// Large enough to be written past the caches.
+TEST_P(Conv2dFusionTest, LargeDepthwiseOutputsMatchTheReferences) {
+  constexpr auto kAlgorithm = Conv2dAlgorithm::kDepthwise;
+  Context ctx(2);
+  for (const char* text : {"n1c64h192w192k64r3s1p1g64", "n1c64h192w192k64r3s2p1g64"}) {
+    SCOPED_TRACE(text);
+    FusionCase c(Shape(text), 0);
+    for (const Store store : {Store::kPlain, Store::kAdded}) {
+      if (store == Store::kPlain) {
+        c.Run(Conv2dPass::kForward, kAlgorithm, store, ctx);
+        c.ExpectMatchesReference(Conv2dPass::kForward, store);
+      }
+      c.Run(Conv2dPass::kBackwardData, kAlgorithm, store, ctx);
+      c.ExpectMatchesReference(Conv2dPass::kBackwardData, store);
+      c.RunBackward(kAlgorithm, store, ctx);
+      c.ExpectMatchesReference(Conv2dPass::kBackwardData, store);
+      c.ExpectMatchesReference(Conv2dPass::kBackwardWeights, store);
+    }
+  }
+}
+
 TEST_P(Conv2dFusionTest, VarianceSurvivesAMeanFarFromZero) {
   Context ctx(2);
   for (const char* text : {"n8c16h16w16k32r1s1p0", "n8c16h16w16k32r3s1p1", "n8c16h16w16k24r5s1p2",
