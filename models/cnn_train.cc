@@ -52,6 +52,9 @@ ABSL_FLAG(double, ema, 0,
           "exported. 0: none.");
 ABSL_FLAG(std::string, optimizer, "sgd", "sgd or adamw.");
 ABSL_FLAG(std::string, augment, "crop,flip", "none, or a list of crop, flip, jitter.");
+ABSL_FLAG(bool, shuffle, true,
+          "Take the images of each epoch in an order of its own. --noshuffle: in that of the data, "
+          "to compare with another program.");
 ABSL_FLAG(std::string, mean, "0.4914,0.4822,0.4465",
           "Taken off the pixels (in [0, 1]): three values, or measure.");
 ABSL_FLAG(std::string, std, "0.2470,0.2435,0.2616",
@@ -72,7 +75,8 @@ ABSL_FLAG(int64_t, save_every, 0, "Save after so many steps, too. 0: after every
 ABSL_FLAG(int64_t, keep, 1, "Saved states to keep: the last and those before it.");
 ABSL_FLAG(int64_t, log_every, 0, "A line in metrics.jsonl every so many steps. 0: epochs only.");
 ABSL_FLAG(bool, log_gradients, false,
-          "Norms of the gradients in those lines (every 50 steps unless --log_every says "
+          "Norms of each parameter and its gradient in those lines (every 50 steps unless "
+          "--log_every says "
           "otherwise); needs --update=after_backward.");
 ABSL_FLAG(int64_t, eval_every, 1, "Evaluate after every so many epochs, and at the end.");
 ABSL_FLAG(int64_t, synthetic_images, 0,
@@ -119,6 +123,7 @@ nlohmann::json GivenValues() {
   take("ema", absl::GetFlag(FLAGS_ema));
   take("optimizer", absl::GetFlag(FLAGS_optimizer));
   take("augment", absl::GetFlag(FLAGS_augment));
+  take("shuffle", absl::GetFlag(FLAGS_shuffle));
   take("mean", absl::GetFlag(FLAGS_mean));
   take("std", absl::GetFlag(FLAGS_std));
   take("seed", absl::GetFlag(FLAGS_seed));

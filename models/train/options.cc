@@ -59,6 +59,7 @@ void ForEachField(Options& o, F&& f) {
   f("ema", o.ema);
   f("optimizer", o.optimizer);
   f("augment", o.augment);
+  f("shuffle", o.shuffle);
   f("mean", o.mean);
   f("std", o.std);
   f("seed", o.seed);

@@ -34,6 +34,7 @@ struct TrainOptions {
   double ema = 0;       // decay of the moving average; 0: none
   std::string optimizer = "sgd";
   std::string augment = "crop,flip";
+  bool shuffle = true;
   std::string mean = "0.4914,0.4822,0.4465";  // three values, or "measure"
   std::string std = "0.2470,0.2435,0.2616";
   uint64_t seed = 0;

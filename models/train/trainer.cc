@@ -31,6 +31,14 @@ int64_t CountCorrect(ConstTensor logits, const int32_t* labels) {
   return correct;
 }
 
+double SumOfSquares(const float* values, int64_t count) {
+  double sum = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    sum += static_cast<double>(values[i]) * static_cast<double>(values[i]);
+  }
+  return sum;
+}
+
 bool AllFinite(ConstTensor values) {
   for (int64_t p = 0; p < values.pixels(); ++p) {
     const float* pixel = values.Pixel(p);
@@ -103,7 +111,12 @@ absl::StatusOr<TrainOutcome> Trainer::RunToTheEnd(const TrainCallbacks& callback
   while (!finished()) {
     const int64_t epoch_begin = position_.epochs * steps_per_epoch_;
     const int64_t epoch_end = std::min(epoch_begin + steps_per_epoch_, total_steps_);
-    order_ = ShuffledOrder(data_.train->count(), options_.seed, position_.epochs);
+    if (options_.shuffle) {
+      order_ = ShuffledOrder(data_.train->count(), options_.seed, position_.epochs);
+    } else {
+      order_.resize(static_cast<size_t>(data_.train->count()));
+      std::iota(order_.begin(), order_.end(), 0);
+    }
     const int64_t began_ns = NowNanos(), began_step = position_.step;
     const auto rate = [&](int64_t now) {
       return static_cast<double>((position_.step - began_step) * batch_) /
@@ -200,12 +213,9 @@ absl::Status Trainer::MeasureGradients() {
   const auto count = static_cast<int64_t>(graph_.parameters().size());
   gradient_norms_.resize(graph_.parameters().size());
   ctx_.ParallelFor("train.gradient_norm", count, [&](int64_t i, int) {
-    const float* g = executor_->gradient(static_cast<int>(i));
-    double squares = 0;
-    for (int64_t e = 0; e < graph_.parameters()[static_cast<size_t>(i)].count(); ++e) {
-      squares += static_cast<double>(g[e]) * static_cast<double>(g[e]);
-    }
-    gradient_norms_[static_cast<size_t>(i)] = std::sqrt(squares);
+    const auto index = static_cast<size_t>(i);
+    gradient_norms_[index] = std::sqrt(
+        SumOfSquares(executor_->gradient(static_cast<int>(i)), graph_.parameters()[index].count()));
   });
   // Backward goes from the last parameter to the first: the last bad one is where it began.
   for (size_t i = gradient_norms_.size(); i-- > 0;) {
@@ -306,6 +316,8 @@ absl::Status Trainer::LogStep() {
     for (size_t i = 0; i < gradient_norms_.size(); ++i) {
       squares += gradient_norms_[i] * gradient_norms_[i];
       norms[graph_.parameters()[i].name] = gradient_norms_[i];
+      line["weight_norms"][graph_.parameters()[i].name] = std::sqrt(
+          SumOfSquares(state_->parameter(static_cast<int>(i)), graph_.parameters()[i].count()));
     }
     line["gradient_norm"] = std::sqrt(squares);
   }

@@ -1,5 +1,6 @@
 #include "models/train/trainer.h"
 
+#include <cmath>
 #include <filesystem>
 #include <functional>
 #include <limits>
@@ -530,6 +531,56 @@ TEST(TrainerTest, MemoryLimitKeepsTheBits) {
   options.memory_limit = std::to_string(peak + (int64_t{1} << 24));
   Train(options, folder / "limited", false, 2, 0, TrainOutcome::kFinished);
   ExpectSameRun(folder, "free", "limited");
+}
+
+TEST(TrainerTest, LogsTheNormsOfGradientsAndWeights) {
+  TempFolder folder;
+  TrainOptions options = Tiny();
+  options.log_gradients = true;
+  options.max_steps = 2;
+  options.lr = 1e-12;  // the weights stay as they were drawn
+  Train(options, folder / "run", false, 2, 0, TrainOutcome::kFinished);
+  const auto line = Metrics(folder, "run").front();
+  const auto& gradients = line["gradient_norms"];
+  const auto& weights = line["weight_norms"];
+  EXPECT_EQ(gradients.size(), 83u);
+  EXPECT_EQ(weights.size(), 83u);
+  double squares = 0;
+  for (const auto& [name, norm] : gradients.items()) {
+    EXPECT_GT(norm.get<double>(), 0) << name;
+    squares += norm.get<double>() * norm.get<double>();
+  }
+  EXPECT_NEAR(line["gradient_norm"].get<double>(), std::sqrt(squares), 1e-9);
+  EXPECT_NEAR(weights["bn1.weight"].get<double>(), std::sqrt(32.0), 1e-5);
+  EXPECT_EQ(weights["bn1.bias"].get<double>() > 1e-6, false);
+  EXPECT_NEAR(weights["conv_stem.weight"].get<double>(), std::sqrt(864 * 2 / 288.0), 0.3);
+}
+
+TEST(TrainerTest, WithoutShufflingTheOrderIsThatOfTheData) {
+  TempFolder folder;
+  TrainOptions options = Tiny();
+  options.lr = 1e-12;  // losses of the same weights
+  options.warmup_epochs = 0;
+  options.schedule = "constant";
+  options.augment = "none";
+  const auto losses = [&](const std::string& run) {
+    Train(options, folder / run, false, 2, 0, TrainOutcome::kFinished);
+    std::vector<double> result;
+    for (const auto& line : Metrics(folder, run)) {
+      if (line["kind"] == "step") result.push_back(line["train_loss"]);
+    }
+    return result;
+  };
+  options.shuffle = false;
+  const auto plain = losses("plain");
+  ASSERT_EQ(plain.size(), 8u);
+  for (size_t i = 0; i < 4; ++i) EXPECT_NEAR(plain[i], plain[i + 4], 1e-4) << "the next epoch";
+  options.synthetic_images = 16;  // the first batch's images are the first ones
+  EXPECT_NEAR(losses("first").front(), plain.front(), 1e-4);
+  options.synthetic_images = 35;
+  options.shuffle = true;
+  const auto shuffled = losses("shuffled");
+  EXPECT_GT(std::abs(shuffled[0] - shuffled[4]), 1e-3);
 }
 
 TEST(ShuffledOrderTest, IsAPermutationBySeedAndEpoch) {
