@@ -60,12 +60,6 @@ struct OuterReduction {
 // first is fetched.
 void ReduceOuter(const OuterReduction& reduction, const OuterReduction* next);
 
-// out[i] += the partials[g * stride + i] for g in [0, count), i in [0, size), summed as a binary
-// tree whose first leaf is out: pairs of neighbours, then pairs of those. count + 1 is a power of
-// two, at most kMaxTreeLeaves.
-inline constexpr int64_t kMaxTreeLeaves = 64;
-void SumTree(const float* partials, int64_t stride, int64_t count, int64_t size, float* out);
-
 }  // namespace classicnn
 
 #endif  // CLASSICNN_LAYERS_OUTER_PRODUCT_H_

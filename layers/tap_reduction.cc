@@ -7,6 +7,7 @@
 #include "core/check.h"
 #include "layers/channel_rows.h"
 #include "layers/outer_product.h"
+#include "layers/tree_sum.h"
 
 namespace classicnn {
 namespace {
