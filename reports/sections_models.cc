@@ -261,18 +261,26 @@ Section AccuracySection(const ReportInput& input) {
                   "train accuracy, last epoch",
                   "best epoch (chosen on the test set)",
                   "images/s",
-                  "time"};
+                  "time",
+                  "machine"};
   table.text_columns = 4;
-  std::vector<PointSeries> curves;
+  std::vector<PointSeries> curves, losses;
   size_t index = 0;
   for (const TrainingRun& run : input.runs) {
     const TrainedEpoch *last = run.last(), *best = run.best();
     double seconds = 0;
     PointSeries curve{absl::StrCat(run.model, " (", run.path, ")"), PaletteColor(index++), {}};
     curve.marked_line = true;
+    PointSeries train = curve, test = curve;
+    train.label += ", training";
+    train.marked_line = false;
+    train.line = true;
+    test.label += ", test";
     for (const TrainedEpoch& e : run.epochs) {
       seconds += e.seconds;
+      train.points.push_back({static_cast<double>(e.epoch), e.train_loss});
       if (e.test_accuracy < 0) continue;
+      test.points.push_back({static_cast<double>(e.epoch), e.test_loss});
       curve.points.push_back({static_cast<double>(e.epoch), e.test_accuracy});
       curve.point_labels.push_back(absl::StrCat(run.model, ", epoch ", e.epoch));
     }
@@ -285,8 +293,11 @@ Section AccuracySection(const ReportInput& input) {
              ? "–"
              : absl::StrCat(FormatPercent(best->test_accuracy), " in epoch ", best->epoch),
          run.epochs.empty() ? "–" : FormatDigits(run.epochs.back().images_per_second, 3),
-         FormatSeconds(seconds)});
+         FormatSeconds(seconds), run.machine.empty() ? "not recorded" : run.machine});
     if (!curve.points.empty()) curves.push_back(std::move(curve));
+    for (PointSeries* loss : {&train, &test}) {
+      if (!loss->points.empty()) losses.push_back(std::move(*loss));
+    }
   }
   s.blocks.push_back(std::move(table));
   if (!curves.empty()) {
@@ -294,6 +305,15 @@ Section AccuracySection(const ReportInput& input) {
         PointChart("chart-accuracy", curves, {"epoch", "number"}, {"test accuracy", "percent"});
     chart.config["options"]["scales"]["y"]["beginAtZero"] = false;
     chart.caption = "Test accuracy after each epoch.";
+    s.blocks.push_back(std::move(chart));
+  }
+  if (!losses.empty()) {
+    Chart chart = PointChart("chart-loss", losses, {"epoch", "number"}, {"loss", "number"});
+    chart.config["options"]["scales"]["y"]["beginAtZero"] = false;
+    chart.caption =
+        "Loss in each epoch: of the training batches, as trained (augmented and, where the run "
+        "does "
+        "so, with smoothed labels), and of the test images, plain.";
     s.blocks.push_back(std::move(chart));
   }
   s.Text(

@@ -91,6 +91,12 @@ absl::StatusOr<TrainingRun> ReadTrainingRun(const std::string& folder) {
   }
   run.augment = FindText(config, "augment");
   run.recipe = FindText(config, "recipe");
+  const std::string threads = FindText(config, "threads"), cpu = FindText(config, "cpu_model");
+  run.machine = absl::StrCat(threads,
+                             threads.empty()  ? ""
+                             : threads == "1" ? " thread"
+                                              : " threads",
+                             threads.empty() || cpu.empty() ? "" : ", ", cpu);
 
   const std::string metrics_path = absl::StrCat(folder, "/metrics.jsonl");
   const absl::StatusOr<std::string> metrics = ReadFile(metrics_path);

@@ -24,6 +24,7 @@ struct TrainingRun {
   std::string kind;     // "cifar10", "idx", "synthetic"; empty where config.json does not say
   std::string augment;  // "none", "crop,flip", ...
   std::string recipe;   // empty without one
+  std::string machine;  // "2 threads, AMD EPYC ..."; empty where config.json does not say
   std::vector<TrainedEpoch> epochs;
 
   bool augmented() const { return !augment.empty() && augment != "none"; }

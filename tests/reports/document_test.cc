@@ -1,11 +1,14 @@
 #include "reports/document.h"
 
+#include <algorithm>
 #include <regex>
+#include <variant>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "reports/format.h"
 #include "reports/sections.h"
+#include "reports/training_runs.h"
 #include "tests/reports/fixtures.h"
 
 namespace classicnn {
@@ -88,6 +91,42 @@ TEST(ReportTest, HoldsEverySectionAndNoOutsideResource) {
       html, std::regex("(src|href)=[\"']?(https?:)?//|@import|url\\((['\"]?)https?:")));
   EXPECT_THAT(html, HasSubstr("A CPU &lt;of&gt; test &amp; &quot;quotes&quot;"));
   EXPECT_THAT(RenderMarkdown(d), HasSubstr("DenseNet-121 has 549 connections"));
+}
+
+TEST(ReportTest, DrawsTheCurvesOfTrainingRuns) {
+  ReportInput input;
+  input.results = MakeResults();
+  TrainingRun run;
+  run.path = "runs/a";
+  run.model = "vgg16";
+  run.kind = "cifar10";
+  run.augment = "crop,flip";
+  run.machine = "2 threads, A CPU";
+  run.epochs = {{1, 1.5, 0.4, 1.25, 0.6, 100, 60},
+                {2, 1.0, 0.7, 0, -1, 100, 60},
+                {3, 0.75, 0.8, 0.875, 0.9125, 100, 60}};
+  input.runs = {run};
+  const Document d = BuildDocument(input);
+  const std::string text = RenderMarkdown(d);
+  EXPECT_THAT(text, HasSubstr("| `runs/a` | vgg16 |"));
+  EXPECT_THAT(text, HasSubstr("91.2%"));
+  EXPECT_THAT(text, HasSubstr("2 threads, A CPU"));
+  const std::string html = RenderHtml(d);
+  EXPECT_THAT(html, HasSubstr("chart-accuracy"));
+  EXPECT_THAT(html, HasSubstr("chart-loss"));
+  const auto section = std::find_if(d.sections.begin(), d.sections.end(),
+                                    [](const Section& s) { return s.id == "accuracy"; });
+  ASSERT_NE(section, d.sections.end());
+  for (const auto& block : section->blocks) {
+    const auto* chart = std::get_if<Chart>(&block);
+    if (chart == nullptr || chart->id != "chart-loss") continue;
+    const auto& sets = chart->config["data"]["datasets"];
+    ASSERT_EQ(sets.size(), 2u);
+    EXPECT_EQ(sets[0]["data"].size(), 3u);
+    EXPECT_EQ(sets[0]["data"][1]["y"], 1.0);
+    EXPECT_EQ(sets[1]["data"].size(), 2u) << "of the evaluated epochs";
+    EXPECT_EQ(sets[1]["data"][1]["y"], 0.875);
+  }
 }
 
 TEST(ReportTest, SaysWhatAMemoryLimitCosts) {

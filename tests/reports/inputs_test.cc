@@ -53,13 +53,15 @@ TEST_F(InputsTest, ReadsARun) {
 TEST_F(InputsTest, ReadsTheKindOfTheData) {
   Write(
       "config.json",
-      R"({"data": {"kind": "cifar10"}, "flags": {"model": "vgg16", "data": "data", "augment": "crop"}})");
+      R"({"data": {"kind": "cifar10"}, "flags": {"model": "vgg16", "data": "data", "augment": "crop"},
+          "threads": 2, "machine": {"cpu_model": "A CPU"}})");
   Write("metrics.jsonl", kEpochs);
   const auto run = ReadTrainingRun(folder_);
   ASSERT_TRUE(run.ok()) << run.status();
   EXPECT_EQ(run->kind, "cifar10");
   EXPECT_EQ(run->data, "data");
   EXPECT_TRUE(run->augmented());
+  EXPECT_EQ(run->machine, "2 threads, A CPU");
 }
 
 TEST_F(InputsTest, ARunThatIsStillGoingHasAHalfLine) {
