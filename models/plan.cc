@@ -83,13 +83,24 @@ int PlanBuilder::NewBuffer(const std::string& name, MemoryCategory category, int
   return static_cast<int>(plan_.buffers.size()) - 1;
 }
 
+bool PlanBuilder::FeedsLinear(NodeId id) const {
+  for (const NodeId reader : graph_.readers(id)) {
+    const Op op = graph_.node(reader).op;
+    if (op == Op::kLinear) return true;
+    if ((op == Op::kRelu || op == Op::kDropout) && FeedsLinear(reader)) return true;
+  }
+  return false;
+}
+
 PlanBuilder::Place PlanBuilder::NewPlace(const std::string& name, MemoryCategory category,
-                                         const Shape4& shape) {
+                                         NodeId id) {
   // Pixels a multiple of 1 KB apart share a few sets of a cache: the rows of a register block with
-  // what its epilogue reads would be more than their ways. One more line spreads them.
+  // what its epilogue reads would be more than their ways. One more line spreads them. A fully
+  // connected layer reads an image as one row, without gaps.
   constexpr int64_t kCollides = 256;  // floats
   constexpr int64_t kLine = 16;
-  const bool pad = shape.c % kCollides == 0 && shape.h * shape.w > 1;
+  const Shape4 shape = graph_.shape(id, batch());
+  const bool pad = shape.c % kCollides == 0 && shape.h * shape.w > 1 && !FeedsLinear(id);
   Place place;
   place.pixel_stride = shape.c + (pad ? kLine : 0);
   place.buffer = NewBuffer(

@@ -17,8 +17,7 @@ Operand PlanBuilder::WriteGradient(NodeId input, const Operand& in_place, bool* 
     if (in_place.valid()) {
       place = gradient_places_[static_cast<size_t>(in_place.node)];
     } else {
-      place = NewPlace("d " + graph_.node(input).name, MemoryCategory::kActivations,
-                       graph_.shape(input, batch()));
+      place = NewPlace("d " + graph_.node(input).name, MemoryCategory::kActivations, input);
     }
     gradient_written_[i] = true;
   }

@@ -92,8 +92,10 @@ class PlanBuilder {
 
   // Shared.
   int NewBuffer(const std::string& name, MemoryCategory category, int64_t bytes);
-  // A buffer for a tensor.
-  Place NewPlace(const std::string& name, MemoryCategory category, const Shape4& shape);
+  // A buffer for a node's value or gradient.
+  Place NewPlace(const std::string& name, MemoryCategory category, NodeId id);
+  // Whether a fully connected layer reads its value, maybe changed in place.
+  bool FeedsLinear(NodeId id) const;
   Operand FlatOperand(Role role, NodeId node, int buffer) const;
   Operand PlacedOperand(Role role, NodeId node, const Place& place) const;
   Operand Value(NodeId id) const;

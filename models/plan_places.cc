@@ -87,7 +87,6 @@ void PlanBuilder::PlaceValues() {
   // Readers come after what they read, so their places are known first.
   for (size_t i = graph_.nodes().size(); i-- > 0;) {
     const auto id = static_cast<NodeId>(i);
-    const Shape4 shape = graph_.shape(id, batch());
     Place& place = value_places_[i];
     if (activated_[i] && slices_[i].concat == kNoNode && graph_.node(id).op != Op::kConcat) {
       continue;  // never in memory
@@ -107,7 +106,7 @@ void PlanBuilder::PlaceValues() {
     } else {
       const bool is_input = id == graph_.input();
       place = NewPlace(graph_.node(id).name,
-                       is_input ? MemoryCategory::kData : MemoryCategory::kActivations, shape);
+                       is_input ? MemoryCategory::kData : MemoryCategory::kActivations, id);
     }
   }
 }

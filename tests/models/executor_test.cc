@@ -223,6 +223,19 @@ void ExpectMatchesReference(const Graph& graph) {
 TEST(ExecutorTest, EveryOperationMatchesReference) { ExpectMatchesReference(EveryOperation()); }
 TEST(ExecutorTest, EveryFusionMatchesReference) { ExpectMatchesReference(EveryFusion()); }
 
+// Pixels of 256 channels are spread in memory, but not where a fully connected layer reads images.
+TEST(ExecutorTest, ImagesOfManyChannelsIntoALinearLayer) {
+  GraphBuilder g("flat", 8, 6, 3);
+  NodeId x = g.Conv2d("wide", g.input(), {256, 3, 1, 1});
+  x = g.Relu("wide.relu", g.BatchNorm2d("wide.bn", x));
+  x = g.Conv2d("again", x, {256, 1});
+  x = g.MaxPool2d("pool", g.Relu("again.relu", g.BatchNorm2d("again.bn", x)), {2, 2, 0});
+  x = g.Linear("fc1", g.Dropout("drop", x, 0.3), 16);
+  const auto graph = g.Build(g.Linear("fc2", g.Relu("fc1.relu", x), 10));
+  ASSERT_TRUE(graph.ok()) << graph.status();
+  ExpectMatchesReference(*graph);
+}
+
 TEST(ExecutorTest, ReferenceGradientsMatchFiniteDifferences) {
   // ReLU and max pooling have kinks; in double, with steps of 1e-6, none is crossed here.
   const Graph graph = EveryOperation();
