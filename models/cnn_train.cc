@@ -33,7 +33,7 @@ ABSL_FLAG(std::string, recipe, "default",
 ABSL_FLAG(int64_t, epochs, 10, "Passes over the training images.");
 ABSL_FLAG(int64_t, batch, 128, "Images in a step.");
 ABSL_FLAG(double, lr, -1,
-          "Highest learning rate. Default with SGD: 0.1 (mobilenetv1 0.2, vgg16 0.08), times the "
+          "Highest learning rate. Default with SGD: 0.1 (mobilenetv1 0.15, vgg16 0.08), times the "
           "images in a step / 128; with AdamW: 0.001, times the root of that.");
 ABSL_FLAG(std::string, schedule, "onecycle",
           "Of the learning rate: constant, step (a tenth after half, a hundredth after three "

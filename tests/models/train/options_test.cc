@@ -67,7 +67,7 @@ TEST(OptionsTest, DefaultsFollowOptimizerAndBatch) {
   EXPECT_DOUBLE_EQ(DefaultLr(sgd, 256), 0.16);
   EXPECT_DOUBLE_EQ(DefaultLr(sgd, 32), 0.02);
   sgd.model = "mobilenetv1";
-  EXPECT_DOUBLE_EQ(DefaultLr(sgd, 128), 0.2);
+  EXPECT_DOUBLE_EQ(DefaultLr(sgd, 128), 0.15);
   sgd.model = "densenet121";
   EXPECT_DOUBLE_EQ(DefaultLr(sgd, 128), 0.1);
   EXPECT_DOUBLE_EQ(sgd.weight_decay, 5e-4);
