@@ -97,7 +97,7 @@ HWY_EXPORT(AddTree);
 }  // namespace
 
 void SumTree(const float* partials, int64_t stride, int64_t count, int64_t size, float* out) {
-  CNN_DCHECK(count < kMaxTreeLeaves && (count & (count + 1)) == 0);
+  CNN_CHECK(count < kMaxTreeLeaves && (count & (count + 1)) == 0, count, " partial sums");
   HWY_DYNAMIC_DISPATCH(AddTree)(partials, stride, count, size, out);
 }
 

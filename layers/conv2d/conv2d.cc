@@ -211,10 +211,7 @@ void Conv2dBackward(const Conv2dBackwardDataArgs<float>& data,
                     const Conv2dBackwardWeightsArgs<float>& weights, Context& ctx) {
   CheckConv2dArgs(data);
   CheckConv2dArgs(weights);
-  const Conv2dShape& a = data.shape;
-  const Conv2dShape& b = weights.shape;
-  CNN_CHECK(a.input() == b.input() && a.output() == b.output() && a.kernel == b.kernel &&
-                a.stride == b.stride && a.groups == b.groups && data.dy.data == weights.dy.data &&
+  CNN_CHECK(data.shape == weights.shape && data.dy.data == weights.dy.data &&
                 data.algorithm == weights.algorithm && weights.dbias == nullptr &&
                 Conv2dHasBackward(data.shape, data.algorithm),
             "not one convolution whose backwards are one sweep: ", data.shape.ToString(), ", ",

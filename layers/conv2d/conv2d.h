@@ -56,7 +56,10 @@ struct Conv2dShape {
   // "n64c64h32w32k64r3s1p1", followed by "g64" where groups is not 1. Parse reads the same.
   std::string ToString() const;
   static absl::StatusOr<Conv2dShape> Parse(absl::string_view text);
-  bool operator==(const Conv2dShape& o) const { return ToString() == o.ToString(); }
+  bool operator==(const Conv2dShape& o) const {
+    return input() == o.input() && out_channels == o.out_channels && kernel == o.kernel &&
+           stride == o.stride && padding == o.padding && groups == o.groups;
+  }
 };
 
 enum class Conv2dPass { kForward, kBackwardData, kBackwardWeights };

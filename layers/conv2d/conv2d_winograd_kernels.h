@@ -6,8 +6,7 @@
 // `columns` = channels produced.
 //
 //   v[point][tile][depth]           transformed input tiles
-//   u[panel][point][depth][width]   transformed weights, a panel being `panel` columns wide, the
-//   last
+//   u[panel][point][depth][width]   transformed weights; a panel is `panel` columns wide, the last
 //                                   one or two whole vectors
 //   m[point][tile][width]           products of one panel
 #ifndef CLASSICNN_LAYERS_CONV2D_CONV2D_WINOGRAD_KERNELS_H_

@@ -117,14 +117,13 @@ TEST(TrainerTest, LearnsTheTrainingImages) {
   TrainOptions options = Tiny();
   options.synthetic_images = 16;
   options.num_classes = 2;
-  options.epochs = 12;
+  options.epochs = 40;  // after 12, a third of all seeds miss one of the images; now none does
   options.lr = 0.006;
   options.augment = "none";
   Train(options, folder / "run", false, 2, 0, TrainOutcome::kFinished);
   const auto lines = Metrics(folder, "run");
   EXPECT_LT(lines.back()["train_loss"].get<double>(), 0.2 * lines[0]["train_loss"].get<double>());
-  // All but at most one: whether the last is learned as well hangs on rounding.
-  EXPECT_GE(lines.back()["train_accuracy"].get<double>(), 15.0 / 16);
+  EXPECT_EQ(lines.back()["train_accuracy"], 1.0);
 }
 
 TEST(TrainerTest, SameBitsOnAnyNumberOfThreads) {
