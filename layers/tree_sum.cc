@@ -86,6 +86,22 @@ void AddTree(const float* partials, int64_t stride, int64_t count, int64_t size,
   }
 }
 
+void AddTreeInPlace(float* partials, int64_t stride, int64_t count, int64_t size) {
+  const TreeTag d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  for (int64_t step = 1; step < count; step *= 2) {
+    for (int64_t g = 0; g + step < count; g += 2 * step) {
+      float* HWY_RESTRICT sum = partials + g * stride;
+      const float* HWY_RESTRICT other = sum + step * stride;
+      int64_t i = 0;
+      for (; i + lanes <= size; i += lanes) {
+        hn::StoreU(hn::Add(hn::LoadU(d, sum + i), hn::LoadU(d, other + i)), d, sum + i);
+      }
+      for (; i < size; ++i) sum[i] += other[i];
+    }
+  }
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace classicnn
 HWY_AFTER_NAMESPACE();
@@ -94,11 +110,16 @@ HWY_AFTER_NAMESPACE();
 namespace classicnn {
 namespace {
 HWY_EXPORT(AddTree);
+HWY_EXPORT(AddTreeInPlace);
 }  // namespace
 
 void SumTree(const float* partials, int64_t stride, int64_t count, int64_t size, float* out) {
   CNN_CHECK(count < kMaxTreeLeaves && (count & (count + 1)) == 0, count, " partial sums");
   HWY_DYNAMIC_DISPATCH(AddTree)(partials, stride, count, size, out);
+}
+
+void SumTreeInPlace(float* partials, int64_t stride, int64_t count, int64_t size) {
+  HWY_DYNAMIC_DISPATCH(AddTreeInPlace)(partials, stride, count, size);
 }
 
 }  // namespace classicnn

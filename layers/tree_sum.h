@@ -12,6 +12,10 @@ namespace classicnn {
 inline constexpr int64_t kMaxTreeLeaves = 64;
 void SumTree(const float* partials, int64_t stride, int64_t count, int64_t size, float* out);
 
+// partials[i] += the partials[g * stride + i] for g in [1, count), i in [0, size), by a binary
+// tree, for any count. The other partials are used up.
+void SumTreeInPlace(float* partials, int64_t stride, int64_t count, int64_t size);
+
 }  // namespace classicnn
 
 #endif  // CLASSICNN_LAYERS_TREE_SUM_H_

@@ -8,6 +8,7 @@
 #include "core/view.h"
 #include "layers/channel_sums.h"
 #include "layers/conv2d/conv2d_depthwise_kernels.h"
+#include "layers/tree_sum.h"
 
 namespace classicnn {
 namespace {
@@ -110,7 +111,7 @@ class WeightSums {
                     [&](int64_t piece, int) {
                       const int64_t begin = piece * kSpan;
                       const int64_t end = std::min(size_, begin + kSpan);
-                      DepthwiseCombine(partials_, groups_, size_, begin, end - begin);
+                      SumTreeInPlace(partials_ + begin, size_, groups_, end - begin);
                       std::copy(partials_ + begin, partials_ + end, dweights_ + begin);
                     });
   }

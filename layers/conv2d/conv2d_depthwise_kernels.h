@@ -38,10 +38,6 @@ void DepthwiseBackwardDataTaps(const Conv2dBackwardDataArgs<float>& args,
 void DepthwiseBackwardWeightsTaps(const Conv2dBackwardWeightsArgs<float>& args,
                                   const DepthwiseBlock& block, float* partial);
 
-// Elements [begin, begin + count) of `groups` partials of `size` elements each, summed into the
-// first by a binary tree.
-void DepthwiseCombine(float* partials, int64_t groups, int64_t size, int64_t begin, int64_t count);
-
 }  // namespace classicnn
 
 #endif  // CLASSICNN_LAYERS_CONV2D_CONV2D_DEPTHWISE_KERNELS_H_

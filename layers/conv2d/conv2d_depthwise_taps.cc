@@ -60,26 +60,6 @@ struct TapGradients {
   }
 };
 
-// sum += x.
-struct AddInto {
-  const float* x;
-  float* sum;
-
-  template <bool kTail>
-  HWY_INLINE void Step(int64_t c, int64_t count) const {
-    const VF v = hn::Add(LoadLanes<kTail>(sum + c, count), LoadLanes<kTail>(x + c, count));
-    StoreLanes<kTail>(v, sum + c, count);
-  }
-};
-
-void Combine(float* partials, int64_t groups, int64_t size, int64_t begin, int64_t count) {
-  for (int64_t step = 1; step < groups; step *= 2) {
-    for (int64_t g = 0; g + step < groups; g += 2 * step) {
-      ForEachVec(begin, begin + count, AddInto{partials + (g + step) * size, partials + g * size});
-    }
-  }
-}
-
 class TapGather {
  public:
   TapGather(const DepthwiseBlock& block, const float* bias, float* out, bool accumulate)
@@ -195,7 +175,6 @@ void BackwardWeightsTaps(const Conv2dBackwardWeightsArgs<float>& args, const Dep
 // HWY_EXPORT takes names of this namespace.
 using depthwise::BackwardDataTaps;
 using depthwise::BackwardWeightsTaps;
-using depthwise::Combine;
 using depthwise::ForwardTaps;
 
 }  // namespace HWY_NAMESPACE
@@ -207,7 +186,6 @@ namespace classicnn {
 HWY_EXPORT(ForwardTaps);
 HWY_EXPORT(BackwardDataTaps);
 HWY_EXPORT(BackwardWeightsTaps);
-HWY_EXPORT(Combine);
 
 void DepthwiseForwardTaps(const Conv2dForwardArgs<float>& args, const DepthwiseBlock& block) {
   HWY_DYNAMIC_DISPATCH(ForwardTaps)(args, block);
@@ -221,10 +199,6 @@ void DepthwiseBackwardDataTaps(const Conv2dBackwardDataArgs<float>& args,
 void DepthwiseBackwardWeightsTaps(const Conv2dBackwardWeightsArgs<float>& args,
                                   const DepthwiseBlock& block, float* partial) {
   HWY_DYNAMIC_DISPATCH(BackwardWeightsTaps)(args, block, partial);
-}
-
-void DepthwiseCombine(float* partials, int64_t groups, int64_t size, int64_t begin, int64_t count) {
-  HWY_DYNAMIC_DISPATCH(Combine)(partials, groups, size, begin, count);
 }
 
 }  // namespace classicnn

@@ -4,6 +4,7 @@
 
 #include "core/view.h"
 #include "layers/conv2d/conv2d_winograd_kernels.h"
+#include "layers/tree_sum.h"
 
 namespace classicnn {
 namespace {
@@ -83,17 +84,6 @@ struct GradientPlan {
   int64_t thread_size;  // v, w and du, or du
 };
 
-// partials[0] += partials[1] + ..., by a binary tree, for elements [begin, end).
-void SumTree(float* partials, int64_t count, int64_t size, int64_t begin, int64_t end) {
-  for (int64_t step = 1; step < count; step *= 2) {
-    for (int64_t i = 0; i + step < count; i += 2 * step) {
-      float* sum = partials + i * size;
-      const float* other = sum + step * size;
-      for (int64_t j = begin; j < end; ++j) sum[j] += other[j];
-    }
-  }
-}
-
 void GradientByImages(const WinogradKernels& k, const GradientPlan& plan,
                       const Conv2dBackwardWeightsArgs<float>& args, const WinogradSource& x,
                       const WinogradSource& dy, float* partials, float* scratch, Context& ctx) {
@@ -130,7 +120,7 @@ void GradientByImages(const WinogradKernels& k, const GradientPlan& plan,
   ctx.ParallelFor("conv2d.backward_weights.combine", CeilDiv(size, kSpan), [&](int64_t piece, int) {
     const int64_t begin = piece * kSpan;
     const int64_t end = std::min(size, begin + kSpan);
-    SumTree(partials, plan.groups, size, begin, end);
+    SumTreeInPlace(partials + begin, size, plan.groups, end - begin);
     std::copy(partials + begin, partials + end, args.dweights + begin);
   });
 }

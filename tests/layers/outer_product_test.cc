@@ -9,7 +9,6 @@
 #include "gtest/gtest.h"
 #include "hwy/highway.h"
 #include "hwy/tests/hwy_gtest.h"
-#include "layers/tree_sum.h"
 #include "tests/testing/buffers.h"
 
 namespace classicnn {
@@ -92,34 +91,6 @@ TEST_P(OuterProductTest, IntegersAreExact) {
     Check(c, true, false, false);
     Check(c, true, true, true);
     Check(c, false, false, true);
-  }
-}
-
-TEST_P(OuterProductTest, TreeSumsInTheOrderOfATree) {
-  for (const int64_t leaves : {2, 4, 8, 16, 32, 64}) {
-    for (const int64_t size : {1, 16, 37}) {
-      SCOPED_TRACE(std::to_string(leaves) + " leaves of " + std::to_string(size));
-      const int64_t stride = size + 3;
-      GuardedArray<float> partials((leaves - 1) * stride);
-      GuardedArray<float> out(size);
-      partials.FillNormal(RandomStream(3, "partials"));
-      out.FillNormal(RandomStream(3, "out"));
-      std::vector<float> expected;
-      for (int64_t i = 0; i < size; ++i) {
-        std::vector<float> sums{out.data()[i]};
-        for (int64_t g = 1; g < leaves; ++g) {
-          sums.push_back(partials.data()[(g - 1) * stride + i]);
-        }
-        while (sums.size() > 1) {
-          for (size_t g = 0; 2 * g < sums.size(); ++g) sums[g] = sums[2 * g] + sums[2 * g + 1];
-          sums.resize(sums.size() / 2);
-        }
-        expected.push_back(sums[0]);
-      }
-      SumTree(partials.data(), stride, leaves - 1, size, out.data());
-      EXPECT_EQ(std::vector<float>(out.data(), out.data() + size), expected);
-      EXPECT_EQ(out.BrokenGuard(), "");
-    }
   }
 }
 
