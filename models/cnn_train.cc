@@ -76,8 +76,7 @@ ABSL_FLAG(int64_t, keep, 1, "Saved states to keep: the last and those before it.
 ABSL_FLAG(int64_t, log_every, 0, "A line in metrics.jsonl every so many steps. 0: epochs only.");
 ABSL_FLAG(bool, log_gradients, false,
           "Norms of each parameter and its gradient in those lines (every 50 steps unless "
-          "--log_every says "
-          "otherwise); needs --update=after_backward.");
+          "--log_every says otherwise); needs --update=after_backward.");
 ABSL_FLAG(int64_t, eval_every, 1, "Evaluate after every so many epochs, and at the end.");
 ABSL_FLAG(int64_t, synthetic_images, 0,
           "Synthetic training images, and a quarter as many for testing. 0: 2,048.");
