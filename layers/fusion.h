@@ -32,7 +32,7 @@ struct ActivationPrologue {
   T operator()(T value, int64_t c) const {
     if (!active()) return value;
     const T a = value * scale[c] + shift[c];
-    return relu && !(a > T(0)) ? T(0) : a;
+    return relu && a < T(0) ? T(0) : a;  // NaN is not below 0: it stays
   }
 };
 

@@ -1,5 +1,7 @@
 // Prologues and epilogues of the pooling layers, against the naive references one after the other.
+#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -44,6 +46,45 @@ TEST_P(PoolFusionTest, MaxForwardPoolsTheActivated) {
         MaxPool2dForward(shape.params, x.cview(), y.view(), nullptr, ctx,
                          channels.activation(relu));
         ExpectSameValues(y, expected);
+      }
+    }
+  }
+}
+
+// Values for which activating and comparing do not commute, or compare as no numbers do.
+TEST_P(PoolFusionTest, MaxForwardPoolsActivatedNans) {
+  Context ctx(2);
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  const Shape4 shape{3, 9, 6, 37};
+  const Pool2dParams params{3, 1, 1};
+  const IntegerChannels channels(shape.c, "in");
+  for (const bool relu : {false, true}) {
+    // Of few, so that there are strips of an image with and without.
+    for (const uint64_t one_in : {20u, 4000u}) {
+      for (const float bad : {kNan, -kNan, kInf, -kInf}) {
+        GuardedTensor<float> x(shape), a(shape), y(shape), expected(shape);
+        const RandomStream random(1, "bad"), integers(1, "x");
+        x.ForEach([&](int64_t i) {
+          const auto index = static_cast<uint64_t>(i);
+          return random.Below(index, one_in) == 0
+                     ? bad
+                     : static_cast<float>(integers.Below(index, 5)) - 2;
+        });
+        ActivationPassNaive(channels.activation(relu), x.cview(), a.view());
+        std::vector<uint8_t> argmax(static_cast<size_t>(shape.size()) + 64, 0xEE);
+        std::vector<uint8_t> expected_argmax = argmax;
+        MaxPool2dForwardNaive<float>(params, a.cview(), expected.view(), expected_argmax.data());
+        for (const bool winners : {true, false}) {
+          y.FillNan();
+          MaxPool2dForward(params, x.cview(), y.view(), winners ? argmax.data() : nullptr, ctx,
+                           channels.activation(relu));
+          for (int64_t i = 0; i < shape.size(); ++i) {
+            const float e = expected.data()[i], v = y.data()[i];
+            ASSERT_TRUE(std::isnan(e) ? std::isnan(v) : v == e) << i << ": " << v << ", not " << e;
+          }
+        }
+        EXPECT_EQ(argmax, expected_argmax);
       }
     }
   }

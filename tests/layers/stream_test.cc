@@ -10,6 +10,7 @@
 #include "gtest/gtest.h"
 #include "layers/add/add.h"
 #include "layers/concat/concat.h"
+#include "layers/max_pool2d/max_pool2d.h"
 #include "layers/relu/relu.h"
 #include "layers/stream.h"
 
@@ -106,6 +107,36 @@ TEST_P(StreamTest, LargeOutputsAreRight) {
           return c < channels ? x(pixel * channels + c) : z(pixel * channels + c - channels);
         }));
       }
+    }
+  }
+}
+
+// Against the same pool of one image, whose output stays in the caches.
+TEST_P(StreamTest, LargePoolsAreRight) {
+  Context ctx(2);
+  const Pool2dParams params{3, 1, 1};
+  for (const int64_t channels : {64, 41}) {
+    SCOPED_TRACE(std::to_string(channels) + " channels");
+    const Shape4 shape{16, 96, 96, channels}, one{1, 96, 96, channels};
+    const Owned x(shape, channels, 1), y(shape, channels, 0), dx(shape, channels, 0);
+    const Owned y_one(one, channels, 0), dx_one(one, channels, 0);
+    std::vector<uint8_t> argmax(static_cast<size_t>(shape.size())), argmax_one(argmax.size() / 16);
+    MaxPool2dForward(params, x.view(), y.view(), argmax.data(), ctx);
+    MaxPool2dBackward(params, x.view(), argmax.data(), dx.view(), false, ctx);
+    for (int64_t n = 0; n < shape.n; ++n) {
+      SCOPED_TRACE("image " + std::to_string(n));
+      const auto image = [&](const Owned& t) {
+        return Tensor(t.view().Pixel(n * one.pixels()), one, channels);
+      };
+      MaxPool2dForward(params, image(x), y_one.view(), argmax_one.data(), ctx);
+      MaxPool2dBackward(params, image(x), argmax_one.data(), dx_one.view(), false, ctx);
+      ASSERT_TRUE(
+          std::equal(argmax_one.begin(), argmax_one.end(), argmax.begin() + n * one.size()));
+      ASSERT_TRUE(Is(image(y), [&](int64_t i) { return y_one.view().data[i]; }));
+      ASSERT_TRUE(Is(image(dx), [&](int64_t i) { return dx_one.view().data[i]; }));
+      // Without winners.
+      MaxPool2dForward(params, image(x), y_one.view(), nullptr, ctx);
+      ASSERT_TRUE(Is(image(y), [&](int64_t i) { return y_one.view().data[i]; }));
     }
   }
 }
