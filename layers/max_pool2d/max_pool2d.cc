@@ -6,16 +6,48 @@
 #include "layers/max_pool2d/max_pool2d_parts.h"
 #include "layers/pieces.h"
 #include "layers/pool_windows.h"
+#include "layers/prefetch.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "layers/max_pool2d/max_pool2d.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
-#include "layers/max_pool2d/max_pool2d_slide-inl.h"
+#include "layers/max_pool2d/max_pool2d_strips-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace classicnn {
 namespace HWY_NAMESPACE {
+
+// Keeps the larger of best and v, and its tap; v only where it is really larger, or NaN.
+HWY_INLINE void Challenge(VF v, int64_t tap, VF& best, VI& winner) {
+  const auto wins = hn::Or(hn::Gt(v, best), hn::IsNaN(v));
+  best = hn::IfThenElse(wins, v, best);
+  winner =
+      hn::IfThenElse(hn::RebindMask(DI(), wins), hn::Set(DI(), static_cast<int32_t>(tap)), winner);
+}
+
+// Loads vectors of channels of x, activated.
+template <Activation kActivation, bool kTail>
+struct Loader {
+  const float* scale;  // of the vector's first channel
+  const float* shift;
+  int64_t count;
+
+  HWY_INLINE VF operator()(const float* from) const {
+    return Activated<kActivation>(LoadLanes<kTail>(from, count),
+                                  LoadCoefficients<kActivation, kTail>(scale, count),
+                                  LoadCoefficients<kActivation, kTail>(shift, count));
+  }
+};
+
+// Pixels [column, column + columns) of some rows of an image, where there are so many.
+HWY_INLINE void PrefetchPixels(const ConstTensor& x, int64_t image, IndexRange rows, int64_t column,
+                               int64_t columns) {
+  if (column + columns > x.w) return;
+  for (int64_t r = rows.begin; r < rows.end; ++r) {
+    PrefetchFloats(x.Pixel(image, r, column), columns * x.pixel_stride);
+  }
+}
 
 // One vector of channels of one output. `x` is where tap (0, 0) is, or would be; kKernel is the
 // kernel size where it is known and no tap is outside the image, else 0.
@@ -108,7 +140,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace classicnn {
 HWY_EXPORT(MaxPoolRow);
-HWY_EXPORT(MaxPool3x3Strip);
+HWY_EXPORT(MaxPoolFiniteStrip);
 
 void CheckMaxPool2dShapes(const Pool2dParams& params, const Shape4& x, const Shape4& y) {
   CNN_CHECK(params.kernel >= 1 && params.kernel <= 15 && params.stride >= 1 &&
@@ -121,25 +153,30 @@ void MaxPool2dForward(const Pool2dParams& params, ConstTensor x, Tensor y, uint8
                       Context& ctx, const ActivationPrologue<float>& activation) {
   CheckMaxPool2dShapes(params, x.shape(), y.shape());
   const int64_t row_bytes = 4 * y.c * (y.w + x.w * x.h / y.h);
-  if (params.kernel == 3 && params.stride == 1) {
-    const int64_t strips = (y.h + kMaxPoolStripRows - 1) / kMaxPoolStripRows;  // of an image
+  const auto rows = [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      HWY_DYNAMIC_DISPATCH(MaxPoolRow)(params, activation, x, y, argmax, row);
+    }
+  };
+  if (const int64_t strip_rows = MaxPoolStripRows(params)) {
+    const int64_t strips = (y.h + strip_rows - 1) / strip_rows;  // of an image
     const Pieces pieces(y.n * strips, row_bytes * y.h / strips);
     ctx.ParallelFor("max_pool2d.forward", pieces.count(), [&](int64_t piece, int) {
       for (int64_t strip = pieces.Begin(piece); strip < pieces.End(piece); ++strip) {
-        const int64_t begin = strip % strips * kMaxPoolStripRows;
-        HWY_DYNAMIC_DISPATCH(MaxPool3x3Strip)
-        (params, activation, x, y, argmax, strip / strips, begin,
-         std::min(y.h, begin + kMaxPoolStripRows));
+        const int64_t image = strip / strips;
+        const int64_t begin = strip % strips * strip_rows;
+        const int64_t end = std::min(y.h, begin + strip_rows);
+        if (!HWY_DYNAMIC_DISPATCH(MaxPoolFiniteStrip)(params, activation, x, y, argmax, image,
+                                                      begin, end)) {
+          rows(image * y.h + begin, image * y.h + end);
+        }
       }
     });
     return;
   }
   const Pieces pieces(y.n * y.h, row_bytes);
-  ctx.ParallelFor("max_pool2d.forward", pieces.count(), [&](int64_t piece, int) {
-    for (int64_t row = pieces.Begin(piece); row < pieces.End(piece); ++row) {
-      HWY_DYNAMIC_DISPATCH(MaxPoolRow)(params, activation, x, y, argmax, row);
-    }
-  });
+  ctx.ParallelFor("max_pool2d.forward", pieces.count(),
+                  [&](int64_t piece, int) { rows(pieces.Begin(piece), pieces.End(piece)); });
 }
 
 }  // namespace classicnn

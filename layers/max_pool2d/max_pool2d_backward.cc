@@ -103,7 +103,7 @@ struct GatherStripArgs {
   int64_t dy_pixel_stride;
   int64_t width;
   int64_t channels;
-  IndexRange window_rows;  // of the kMaxPoolStripRows + 2 over the strip, which are in the image
+  IndexRange window_rows;  // of the kMaxPoolGatherRows + 2 over the strip, which are in the image
   float* dx;
   int64_t dx_pixel_stride;
   int64_t room;  // bytes from `argmax` to the end of the array
@@ -113,11 +113,11 @@ struct GatherStripArgs {
 template <bool kAccumulate, bool kStream, bool kTail, bool kInside>
 HWY_INLINE void GatherStripVector(const GatherStripArgs& args, int64_t w, int64_t c,
                                   int64_t count) {
-  static_assert(kMaxPoolStripRows == 4, "");
+  static_assert(kMaxPoolGatherRows == 4, "");
   const VF zero = hn::Zero(DF());
-  VF sums[kMaxPoolStripRows] = {zero, zero, zero, zero};
+  VF sums[kMaxPoolGatherRows] = {zero, zero, zero, zero};
   HWY_UNROLL(6)
-  for (int64_t j = 0; j < kMaxPoolStripRows + 2; ++j) {
+  for (int64_t j = 0; j < kMaxPoolGatherRows + 2; ++j) {
     if (j < args.window_rows.begin || j >= args.window_rows.end) continue;
     HWY_UNROLL(3)
     for (int64_t s = 0; s < 3; ++s) {
@@ -127,14 +127,14 @@ HWY_INLINE void GatherStripVector(const GatherStripArgs& args, int64_t w, int64_
       const VI winner = LoadBytes(args.argmax + offset, count, args.room - offset);
       const VF g = LoadLanes<kTail>(args.dy + window * args.dy_pixel_stride + c, count);
       // In row i of the strip this window sees the pixel as its tap (i - j + 2, 2 - s).
-      for (int64_t i = std::max<int64_t>(0, j - 2); i < std::min(j + 1, kMaxPoolStripRows); ++i) {
+      for (int64_t i = std::max<int64_t>(0, j - 2); i < std::min(j + 1, kMaxPoolGatherRows); ++i) {
         const VI tap = hn::Set(DI(), static_cast<int32_t>(3 * (i - j + 2) + 2 - s));
         const auto won = hn::RebindMask(DF(), hn::Eq(winner, tap));
         sums[i] = hn::Add(sums[i], KeepWhere(won, g));
       }
     }
   }
-  for (int64_t i = 0; i < kMaxPoolStripRows; ++i) {
+  for (int64_t i = 0; i < kMaxPoolGatherRows; ++i) {
     float* const to = args.dx + (i * args.width + w) * args.dx_pixel_stride + c;
     VF sum = sums[i];
     if (kAccumulate) sum = hn::Add(LoadLanes<kTail>(to, count), sum);
@@ -162,8 +162,8 @@ template <bool kAccumulate, bool kStream>
 void GatherStripT(const GatherStripArgs& args) {
   for (int64_t w = 0; w < args.width; ++w) {
     // The rows that the next strip adds to these, as far as the image or the next goes on.
-    for (int64_t r = 0; r < kMaxPoolStripRows; ++r) {
-      const int64_t pixel = (kMaxPoolStripRows + 1 + r) * args.width + w;
+    for (int64_t r = 0; r < kMaxPoolGatherRows; ++r) {
+      const int64_t pixel = (kMaxPoolGatherRows + 1 + r) * args.width + w;
       PrefetchFloats(args.dy + pixel * args.dy_pixel_stride, args.channels);
       PrefetchFloats(reinterpret_cast<const float*>(args.argmax + pixel * args.channels),
                      args.channels / 4);
@@ -177,7 +177,7 @@ void GatherStripT(const GatherStripArgs& args) {
   if (kStream) hwy::FlushStream();
 }
 
-// Rows [row, row + kMaxPoolStripRows) of the inputs, counted over all images and all in one.
+// Rows [row, row + kMaxPoolGatherRows) of the inputs, counted over all images and all in one.
 void MaxPoolGatherStrip(ConstTensor dy, const uint8_t* argmax, Tensor dx, int64_t row,
                         bool accumulate) {
   const int64_t pixel = row * dx.w;
@@ -188,7 +188,7 @@ void MaxPoolGatherStrip(ConstTensor dy, const uint8_t* argmax, Tensor dx, int64_
       dy.pixel_stride,
       dx.w,
       dx.c,
-      {h == 0 ? 1 : 0, kMaxPoolStripRows + (h + kMaxPoolStripRows == dx.h ? 1 : 2)},
+      {h == 0 ? 1 : 0, kMaxPoolGatherRows + (h + kMaxPoolGatherRows == dx.h ? 1 : 2)},
       dx.Pixel(pixel),
       dx.pixel_stride,
       dy.size() - pixel * dy.c};
@@ -272,7 +272,7 @@ bool Disjoint(const Pool2dParams& params, const Shape4& x, const Shape4& y) {
 // Whether strips of rows can be gathered together.
 bool InStrips(const Pool2dParams& params, const Shape4& x) {
   return params.kernel == 3 && params.stride == 1 && params.padding == 1 &&
-         x.h % kMaxPoolStripRows == 0;
+         x.h % kMaxPoolGatherRows == 0;
 }
 
 // The rows that backward is cut by: of the outputs where they are disjoint, else of the inputs.
@@ -355,12 +355,12 @@ void MaxPool2dBackward(const MaxPool2dBackwardArgs& args, Context& ctx) {
   CheckMaxPool2dShapes(args.params, dx.shape(), dy.shape());
   const bool disjoint = Disjoint(args.params, dx.shape(), dy.shape());
   if (!args.epilogue.active() && InStrips(args.params, dx.shape())) {
-    const Pieces strips(dx.n * dx.h / kMaxPoolStripRows,
-                        kMaxPoolStripRows * dx.w * 4 * (dx.c + dy.c));
+    const Pieces strips(dx.n * dx.h / kMaxPoolGatherRows,
+                        kMaxPoolGatherRows * dx.w * 4 * (dx.c + dy.c));
     ctx.ParallelFor("max_pool2d.backward", strips.count(), [&](int64_t piece, int) {
       for (int64_t strip = strips.Begin(piece); strip < strips.End(piece); ++strip) {
         HWY_DYNAMIC_DISPATCH(MaxPoolGatherStrip)
-        (dy, args.argmax, dx, strip * kMaxPoolStripRows, args.accumulate);
+        (dy, args.argmax, dx, strip * kMaxPoolGatherRows, args.accumulate);
       }
     });
     return;
