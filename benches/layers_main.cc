@@ -43,7 +43,8 @@ ABSL_FLAG(
     "this program was built with oneDNN.");
 ABSL_FLAG(std::string, algorithm, "",
           "Convolution algorithm to force: pointwise, direct, depthwise, winograd4, winograd2, "
-          "winograd2x5. Of the models' shapes those that it can run are measured. Empty: the one a "
+          "winograd2x5, winograd4x5. Of the models' shapes those that it can run are measured. "
+          "Empty: the one a "
           "plan would take.");
 ABSL_FLAG(bool, autotune, false,
           "Measure every algorithm that does a convolution, take the fastest, and remember it: in "

@@ -49,6 +49,8 @@ const Conv2dAlgorithmOps* GetConv2dAlgorithmOps(Conv2dAlgorithm algorithm) {
       return &kConv2dWinograd2Ops;
     case Conv2dAlgorithm::kWinograd2x5:
       return &kConv2dWinograd2x5Ops;
+    case Conv2dAlgorithm::kWinograd4x5:
+      return &kConv2dWinograd4x5Ops;
     default:
       return nullptr;
   }

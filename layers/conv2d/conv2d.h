@@ -74,6 +74,7 @@ enum class Conv2dAlgorithm {
   kWinograd4,    // F(4x4, 3x3): kernel 3, stride 1, one group (Lavin and Gray, 2015)
   kWinograd2,    // F(2x2, 3x3), likewise
   kWinograd2x5,  // F(2x2, 5x5): kernel 5, stride 1, one group
+  kWinograd4x5,  // F(4x4, 5x5), likewise
 };
 // Whether results differ from a direct sum by the rounding of transforms.
 bool IsWinograd(Conv2dAlgorithm algorithm);

@@ -56,12 +56,8 @@ double WinogradCost(const Conv2dShape& s, Conv2dPass pass, int64_t tile) {
   return transforms * points * static_cast<double>(rows) + weights * points;
 }
 
-// With few channels the transforms cost more than the products they save, and so do those of 5 x 5
-// filters in small images.
-bool WinogradCanPay(const Conv2dShape& s) {
-  return s.in_channels >= 16 && s.out_channels >= 16 &&
-         (s.kernel != 5 || std::min(s.out_h(), s.out_w()) >= 6);
-}
+// With few channels the transforms cost more than the products they save.
+bool WinogradCanPay(const Conv2dShape& s) { return s.in_channels >= 16 && s.out_channels >= 16; }
 
 double Cost(const Conv2dShape& s, Conv2dPass pass, Conv2dAlgorithm algorithm) {
   switch (algorithm) {
@@ -71,7 +67,9 @@ double Cost(const Conv2dShape& s, Conv2dPass pass, Conv2dAlgorithm algorithm) {
     case Conv2dAlgorithm::kDirect:
       return DirectCost(s, pass);
     default: {
-      const double cost = WinogradCost(s, pass, algorithm == Conv2dAlgorithm::kWinograd4 ? 4 : 2);
+      const bool large =
+          algorithm == Conv2dAlgorithm::kWinograd4 || algorithm == Conv2dAlgorithm::kWinograd4x5;
+      const double cost = WinogradCost(s, pass, large ? 4 : 2);
       // Where the two are within a few percent the direct algorithm rounds less.
       return 1.1 * cost;
     }
@@ -82,9 +80,10 @@ double Cost(const Conv2dShape& s, Conv2dPass pass, Conv2dAlgorithm algorithm) {
 
 std::vector<Conv2dAlgorithm> Conv2dAlgorithms(const Conv2dShape& shape, Conv2dPass pass,
                                               bool allow_winograd) {
-  constexpr Conv2dAlgorithm kAll[] = {Conv2dAlgorithm::kDepthwise, Conv2dAlgorithm::kPointwise,
-                                      Conv2dAlgorithm::kDirect,    Conv2dAlgorithm::kWinograd4,
-                                      Conv2dAlgorithm::kWinograd2, Conv2dAlgorithm::kWinograd2x5};
+  constexpr Conv2dAlgorithm kAll[] = {Conv2dAlgorithm::kDepthwise,  Conv2dAlgorithm::kPointwise,
+                                      Conv2dAlgorithm::kDirect,     Conv2dAlgorithm::kWinograd4,
+                                      Conv2dAlgorithm::kWinograd2,  Conv2dAlgorithm::kWinograd2x5,
+                                      Conv2dAlgorithm::kWinograd4x5};
   std::vector<Conv2dAlgorithm> result;
   for (const Conv2dAlgorithm algorithm : kAll) {
     const Conv2dAlgorithmOps* ops = GetConv2dAlgorithmOps(algorithm);

@@ -96,20 +96,23 @@ const char* Conv2dAlgorithmName(Conv2dAlgorithm algorithm) {
       return "winograd2";
     case Conv2dAlgorithm::kWinograd2x5:
       return "winograd2x5";
+    case Conv2dAlgorithm::kWinograd4x5:
+      return "winograd4x5";
   }
   return "?";
 }
 
 bool IsWinograd(Conv2dAlgorithm algorithm) {
   return algorithm == Conv2dAlgorithm::kWinograd4 || algorithm == Conv2dAlgorithm::kWinograd2 ||
-         algorithm == Conv2dAlgorithm::kWinograd2x5;
+         algorithm == Conv2dAlgorithm::kWinograd2x5 || algorithm == Conv2dAlgorithm::kWinograd4x5;
 }
 
 absl::StatusOr<Conv2dAlgorithm> ParseConv2dAlgorithm(absl::string_view name) {
   std::string known;
   for (const auto algorithm :
        {Conv2dAlgorithm::kPointwise, Conv2dAlgorithm::kDirect, Conv2dAlgorithm::kDepthwise,
-        Conv2dAlgorithm::kWinograd4, Conv2dAlgorithm::kWinograd2, Conv2dAlgorithm::kWinograd2x5}) {
+        Conv2dAlgorithm::kWinograd4, Conv2dAlgorithm::kWinograd2, Conv2dAlgorithm::kWinograd2x5,
+        Conv2dAlgorithm::kWinograd4x5}) {
     if (name == Conv2dAlgorithmName(algorithm)) return algorithm;
     absl::StrAppend(&known, known.empty() ? "" : ", ", Conv2dAlgorithmName(algorithm));
   }

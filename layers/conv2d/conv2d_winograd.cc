@@ -99,5 +99,9 @@ const Conv2dAlgorithmOps kConv2dWinograd2x5Ops = {
     Supports<5>,        ExecutedMacs<2>, WorkspaceBytes<2>, Forward<2>, BackwardData<2>,
     BackwardWeights<2>, Fuses,
 };
+const Conv2dAlgorithmOps kConv2dWinograd4x5Ops = {
+    Supports<5>,        ExecutedMacs<4>, WorkspaceBytes<4>, Forward<4>, BackwardData<4>,
+    BackwardWeights<4>, Fuses,
+};
 
 }  // namespace classicnn

@@ -176,7 +176,9 @@ const WinogradKernels* Kernels(int64_t tile, int64_t kernel) {
   static const WinogradKernels kernels4 = MakeKernels<F4>();
   static const WinogradKernels kernels2 = MakeKernels<F2>();
   static const WinogradKernels kernels2x5 = MakeKernels<F2x5>();
-  return tile == 4 ? &kernels4 : kernel == 3 ? &kernels2 : &kernels2x5;
+  static const WinogradKernels kernels4x5 = MakeKernels<F4x5>();
+  if (kernel == 5) return tile == 4 ? &kernels4x5 : &kernels2x5;
+  return tile == 4 ? &kernels4 : &kernels2;
 }
 
 }  // namespace winograd
@@ -194,8 +196,7 @@ HWY_EXPORT(Kernels);
 }  // namespace
 
 const WinogradKernels& GetWinogradKernels(int64_t tile, int64_t kernel) {
-  CNN_CHECK((tile == 2 && (kernel == 3 || kernel == 5)) || (tile == 4 && kernel == 3), tile, " ",
-            kernel);
+  CNN_CHECK((tile == 2 || tile == 4) && (kernel == 3 || kernel == 5), tile, " ", kernel);
   return *HWY_DYNAMIC_DISPATCH(Kernels)(tile, kernel);
 }
 

@@ -1,5 +1,5 @@
-// Internal: what the Winograd drivers ask of each instruction set, for F(4x4, 3x3), F(2x2, 3x3) and
-// F(2x2, 5x5).
+// Internal: what the Winograd drivers ask of each instruction set, for F(4x4, 3x3), F(2x2, 3x3),
+// F(4x4, 5x5) and F(2x2, 5x5).
 //
 // Names, for F(m x m, r x r): `points` = (m + r - 1)^2 products of a tile; `tiles` = m x m blocks
 // of an output image, numbered through all images row by row; `depth` = channels summed over;

@@ -284,7 +284,7 @@ class FusionCase {
       GuardedArray<double> dweights(shape_.weight_count());
       Conv2dBackwardWeightsNaive<double>(
           {shape_, kAlgorithm, activated.cview(), gradient.cview(), dweights.data(), nullptr, {}});
-      EXPECT_TRUE(Close(dweights_, dweights, Tolerance::ForSum(shape_.output().pixels())));
+      EXPECT_TRUE(Close(dweights_, dweights, SumOf(shape_.output().pixels())));
     }
   }
 

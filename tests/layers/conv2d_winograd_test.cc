@@ -20,7 +20,7 @@ namespace classicnn {
 namespace {
 
 std::vector<Conv2dAlgorithm> AlgorithmsFor(const Conv2dShape& shape) {
-  if (shape.kernel == 5) return {Conv2dAlgorithm::kWinograd2x5};
+  if (shape.kernel == 5) return {Conv2dAlgorithm::kWinograd2x5, Conv2dAlgorithm::kWinograd4x5};
   return {Conv2dAlgorithm::kWinograd4, Conv2dAlgorithm::kWinograd2};
 }
 
@@ -29,6 +29,11 @@ Conv2dShape Winograd(int64_t n, int64_t c, int64_t h, int64_t w, int64_t k, int6
 }
 Conv2dShape Winograd5(int64_t n, int64_t c, int64_t h, int64_t w, int64_t k, int64_t padding) {
   return {n, c, h, w, k, 5, 1, padding, 1};
+}
+
+// Tiles of 8 x 8 inputs have larger coefficients.
+double Coarser(Conv2dAlgorithm algorithm, double bound) {
+  return algorithm == Conv2dAlgorithm::kWinograd4x5 ? 2.5 * bound : bound;
 }
 
 // One problem, its results in float and what they should be in double. Tensors have pixel strides
@@ -149,7 +154,7 @@ class Conv2dWinograd : public ::testing::TestWithParam<std::string> {
           SCOPED_TRACE(absl::StrCat(shape.ToString(), " ", Conv2dPassName(pass), " ",
                                     Conv2dAlgorithmName(algorithm), " extra ", extra));
           problem.Run(pass, algorithm, accumulate, 2);
-          EXPECT_LT(LargestError(problem.Result(pass), expected), bound);
+          EXPECT_LT(LargestError(problem.Result(pass), expected), Coarser(algorithm, bound));
         }
       }
     }
@@ -221,7 +226,7 @@ TEST_P(Conv2dWinograd, StaysAccurateInLargeLayers) {
         SCOPED_TRACE(absl::StrCat(shape.ToString(), " ", Conv2dPassName(pass), " ",
                                   Conv2dAlgorithmName(algorithm)));
         problem.Run(pass, algorithm, false, 1);
-        EXPECT_LT(LargestError(problem.Result(pass), expected), 5e-5);
+        EXPECT_LT(LargestError(problem.Result(pass), expected), Coarser(algorithm, 5e-5));
       }
     }
   }
@@ -254,6 +259,9 @@ TEST(Conv2dWinogradExecutedMacs, CountsTheProducts) {
   EXPECT_EQ(Conv2dExecutedMacs(Winograd5(2, 32, 8, 8, 64, 2), Conv2dPass::kForward,
                                Conv2dAlgorithm::kWinograd2x5),
             2 * 16 * 36 * pairs);
+  EXPECT_EQ(Conv2dExecutedMacs(Winograd5(2, 32, 8, 8, 64, 2), Conv2dPass::kForward,
+                               Conv2dAlgorithm::kWinograd4x5),
+            2 * 4 * 64 * pairs);
   // Backward data covers the input, 10 x 10 here.
   EXPECT_EQ(Conv2dExecutedMacs(Winograd(2, 32, 10, 10, 64, 0), Conv2dPass::kBackwardData,
                                Conv2dAlgorithm::kWinograd4),
@@ -268,8 +276,10 @@ TEST(Conv2dWinogradChoice, IsMadeByShape) {
   EXPECT_EQ(first(Winograd(64, 64, 6, 6, 64, 1)), Conv2dAlgorithm::kWinograd2);
   EXPECT_EQ(first(Winograd(64, 3, 32, 32, 64, 1)), Conv2dAlgorithm::kDirect);
   EXPECT_EQ(first(Winograd(64, 512, 2, 2, 512, 1)), Conv2dAlgorithm::kDirect);
-  EXPECT_EQ(first(Winograd5(64, 32, 8, 8, 64, 2)), Conv2dAlgorithm::kWinograd2x5);
-  EXPECT_EQ(first(Winograd5(64, 32, 4, 4, 64, 2)), Conv2dAlgorithm::kDirect);
+  EXPECT_EQ(first(Winograd5(64, 32, 8, 8, 64, 2)), Conv2dAlgorithm::kWinograd4x5);
+  EXPECT_EQ(first(Winograd5(64, 32, 4, 4, 64, 2)), Conv2dAlgorithm::kWinograd4x5);
+  EXPECT_EQ(first(Winograd5(64, 32, 2, 2, 64, 2)), Conv2dAlgorithm::kDirect);
+  EXPECT_EQ(first(Winograd5(1, 48, 8, 8, 128, 2)), Conv2dAlgorithm::kDirect);
   // Few images of many channels are not worth transformed weights.
   EXPECT_EQ(first(Winograd(1, 512, 4, 4, 512, 1)), Conv2dAlgorithm::kDirect);
   EXPECT_EQ(first(Winograd(2, 512, 4, 4, 512, 1)), Conv2dAlgorithm::kWinograd2);
