@@ -260,7 +260,7 @@ Section AccuracySection(const ReportInput& input) {
                   "test accuracy, last epoch",
                   "train accuracy, last epoch",
                   "best epoch (chosen on the test set)",
-                  "images/s",
+                  "images/s, median epoch",
                   "time",
                   "machine"};
   table.text_columns = 4;
@@ -269,6 +269,7 @@ Section AccuracySection(const ReportInput& input) {
   for (const TrainingRun& run : input.runs) {
     const TrainedEpoch *last = run.last(), *best = run.best();
     double seconds = 0;
+    std::vector<double> rates;
     PointSeries curve{absl::StrCat(run.model, " (", run.path, ")"), PaletteColor(index++), {}};
     curve.marked_line = true;
     PointSeries train = curve, test = curve;
@@ -278,12 +279,14 @@ Section AccuracySection(const ReportInput& input) {
     test.label += ", test";
     for (const TrainedEpoch& e : run.epochs) {
       seconds += e.seconds;
+      rates.push_back(e.images_per_second);
       train.points.push_back({static_cast<double>(e.epoch), e.train_loss});
       if (e.test_accuracy < 0) continue;
       test.points.push_back({static_cast<double>(e.epoch), e.test_loss});
       curve.points.push_back({static_cast<double>(e.epoch), e.test_accuracy});
       curve.point_labels.push_back(absl::StrCat(run.model, ", epoch ", e.epoch));
     }
+    std::sort(rates.begin(), rates.end());
     table.rows.push_back(
         {absl::StrCat("`", run.path, "`"), run.model, run.data,
          run.augment.empty() ? "not recorded" : run.augment, absl::StrCat(run.epochs.size()),
@@ -292,7 +295,7 @@ Section AccuracySection(const ReportInput& input) {
          best == nullptr
              ? "–"
              : absl::StrCat(FormatPercent(best->test_accuracy), " in epoch ", best->epoch),
-         run.epochs.empty() ? "–" : FormatDigits(run.epochs.back().images_per_second, 3),
+         rates.empty() ? "–" : FormatDigits(rates[rates.size() / 2], 3),
          FormatSeconds(seconds), run.machine.empty() ? "not recorded" : run.machine});
     if (!curve.points.empty()) curves.push_back(std::move(curve));
     for (PointSeries* loss : {&train, &test}) {

@@ -5,12 +5,14 @@
 
 #include "core/check.h"
 #include "layers/batch_norm2d/batch_norm2d_parts.h"
+#include "layers/stream.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "layers/batch_norm2d/batch_norm2d.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 #include "layers/partial-inl.h"
+#include "layers/stream-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace classicnn {
@@ -102,15 +104,13 @@ void Statistics(const float* x, int64_t pixel_stride, int64_t pixels, int64_t ch
 }
 
 template <bool kRelu, bool kTail>
-HWY_INLINE void NormalizeVector(const float* x, const float* scale, const float* shift, float* y,
-                                int64_t count) {
+HWY_INLINE VF Normalized(const float* x, const float* scale, const float* shift, int64_t count) {
   const DF d;  // coefficient arrays hold whole vectors
-  VF v = hn::MulAdd(LoadLanes<kTail>(x, count), hn::LoadU(d, scale), hn::LoadU(d, shift));
-  if (kRelu) v = ReluOf(v);
-  StoreLanes<kTail>(v, y, count);
+  const VF v = hn::MulAdd(LoadLanes<kTail>(x, count), hn::LoadU(d, scale), hn::LoadU(d, shift));
+  return kRelu ? ReluOf(v) : v;
 }
 
-template <bool kRelu>
+template <bool kRelu, bool kStream>
 void NormalizeRows(FoldedRows folded, const float* x, int64_t x_stride, const float* scale,
                    const float* shift, float* y, int64_t y_stride) {
   const int64_t lanes = Lanes();
@@ -118,17 +118,21 @@ void NormalizeRows(FoldedRows folded, const float* x, int64_t x_stride, const fl
     const int64_t columns = r < folded.rows ? folded.columns : folded.last_columns;
     int64_t i = 0;
     for (; i + lanes <= columns; i += lanes) {
-      NormalizeVector<kRelu, false>(x + i, scale + i, shift + i, y + i, lanes);
+      StoreWhole<kStream>(Normalized<kRelu, false>(x + i, scale + i, shift + i, lanes), y + i);
     }
     if (i < columns) {
-      NormalizeVector<kRelu, true>(x + i, scale + i, shift + i, y + i, columns - i);
+      StoreFirst(Normalized<kRelu, true>(x + i, scale + i, shift + i, columns - i), y + i,
+                 columns - i);
     }
   }
+  if (kStream) hwy::FlushStream();
 }
 
 void Normalize(FoldedRows folded, const float* x, int64_t x_stride, const float* scale,
-               const float* shift, bool relu, float* y, int64_t y_stride) {
-  const auto kernel = relu ? &NormalizeRows<true> : &NormalizeRows<false>;
+               const float* shift, bool relu, float* y, int64_t y_stride, bool stream) {
+  const bool streams = stream && CanStream(y, folded.rows, folded.columns, folded.Stride(y_stride));
+  const auto kernel = relu ? (streams ? &NormalizeRows<true, true> : &NormalizeRows<true, false>)
+                           : (streams ? &NormalizeRows<false, true> : &NormalizeRows<false, false>);
   kernel(folded, x, folded.Stride(x_stride), scale, shift, y, folded.Stride(y_stride));
 }
 
@@ -237,13 +241,14 @@ void BatchNorm2dForward(const BatchNorm2dForwardArgs<float>& args, Context& ctx)
   ScaleAndShift(args.gamma, args.beta, args.mean, args.inv_std, channels, scale, shift);
   Repeat(scale, channels, group);
   Repeat(shift, channels, group);
+  const bool stream = BeyondCaches(8 * x.size()) && y.data != x.data;
   const Pieces pieces(x.pixels(), 8 * channels);
   ctx.ParallelFor("batch_norm2d.forward.normalize", pieces.count(), [&](int64_t i, int) {
     const int64_t piece = pieces.count() - 1 - i;  // what the statistics read last is in cache
     const int64_t begin = pieces.Begin(piece);
     HWY_DYNAMIC_DISPATCH(Normalize)
     (FoldedRows(pieces.Size(piece), channels, group), x.Pixel(begin), x.pixel_stride, scale, shift,
-     args.relu, y.Pixel(begin), y.pixel_stride);
+     args.relu, y.Pixel(begin), y.pixel_stride, stream);
   });
 }
 

@@ -3,12 +3,14 @@
 #include "core/check.h"
 #include "layers/batch_norm2d/batch_norm2d.h"
 #include "layers/batch_norm2d/batch_norm2d_parts.h"
+#include "layers/stream.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "layers/batch_norm2d/batch_norm2d_backward.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 #include "layers/partial-inl.h"
+#include "layers/stream-inl.h"
 
 #ifndef CLASSICNN_BATCH_NORM2D_BACKWARD_ONCE_
 #define CLASSICNN_BATCH_NORM2D_BACKWARD_ONCE_
@@ -116,7 +118,9 @@ void GradientSums(const float* x, int64_t x_stride, const float* dy, int64_t dy_
   }
 }
 
-template <bool kRelu, bool kTraining, bool kAccumulate, bool kTail>
+enum class Write { kStored, kStreamed, kAdded };
+
+template <bool kRelu, bool kTraining, Write kWrite, bool kTail>
 HWY_INLINE void InputGradient(const float* x, const float* dy, const BackwardCoefficients& k,
                               int64_t i, int64_t count, float* dx) {
   const DF d;
@@ -129,11 +133,15 @@ HWY_INLINE void InputGradient(const float* x, const float* dy, const BackwardCoe
     result = hn::MulAdd(hn::LoadU(d, k.a + i), g,
                         hn::MulAdd(hn::LoadU(d, k.b + i), deviation, hn::LoadU(d, k.c + i)));
   }
-  if (kAccumulate) result = hn::Add(LoadLanes<kTail>(dx + i, count), result);
-  StoreLanes<kTail>(result, dx + i, count);
+  if (kWrite == Write::kAdded) result = hn::Add(LoadLanes<kTail>(dx + i, count), result);
+  if (kTail) {
+    StoreFirst(result, dx + i, count);
+  } else {
+    StoreWhole<kWrite == Write::kStreamed>(result, dx + i);
+  }
 }
 
-template <bool kRelu, bool kTraining, bool kAccumulate>
+template <bool kRelu, bool kTraining, Write kWrite>
 void InputGradientRows(FoldedRows folded, const float* x, int64_t x_stride, const float* dy,
                        int64_t dy_stride, const BackwardCoefficients& coefficients, float* dx,
                        int64_t dx_stride) {
@@ -143,26 +151,38 @@ void InputGradientRows(FoldedRows folded, const float* x, int64_t x_stride, cons
     const int64_t columns = r < folded.rows ? folded.columns : folded.last_columns;
     int64_t i = 0;
     for (; i + lanes <= columns; i += lanes) {
-      InputGradient<kRelu, kTraining, kAccumulate, false>(x, dy, k, i, lanes, dx);
+      InputGradient<kRelu, kTraining, kWrite, false>(x, dy, k, i, lanes, dx);
     }
     if (i < columns) {
-      InputGradient<kRelu, kTraining, kAccumulate, true>(x, dy, k, i, columns - i, dx);
+      InputGradient<kRelu, kTraining, kWrite, true>(x, dy, k, i, columns - i, dx);
     }
   }
+  if (kWrite == Write::kStreamed) hwy::FlushStream();
+}
+
+using InputGradientKernel = void (*)(FoldedRows, const float*, int64_t, const float*, int64_t,
+                                     const BackwardCoefficients&, float*, int64_t);
+
+template <bool kRelu, bool kTraining>
+InputGradientKernel InputGradientKernelFor(Write write) {
+  return write == Write::kAdded      ? &InputGradientRows<kRelu, kTraining, Write::kAdded>
+         : write == Write::kStreamed ? &InputGradientRows<kRelu, kTraining, Write::kStreamed>
+                                     : &InputGradientRows<kRelu, kTraining, Write::kStored>;
 }
 
 void InputGradients(FoldedRows folded, const float* x, int64_t x_stride, const float* dy,
                     int64_t dy_stride, const BackwardCoefficients& k, bool relu, bool training,
-                    bool accumulate, float* dx, int64_t dx_stride) {
-  using Kernel = void (*)(FoldedRows, const float*, int64_t, const float*, int64_t,
-                          const BackwardCoefficients&, float*, int64_t);
-  static constexpr Kernel kKernels[2][2][2] = {
-      {{&InputGradientRows<false, false, false>, &InputGradientRows<false, false, true>},
-       {&InputGradientRows<false, true, false>, &InputGradientRows<false, true, true>}},
-      {{&InputGradientRows<true, false, false>, &InputGradientRows<true, false, true>},
-       {&InputGradientRows<true, true, false>, &InputGradientRows<true, true, true>}}};
-  kKernels[relu][training][accumulate](folded, x, folded.Stride(x_stride), dy,
-                                       folded.Stride(dy_stride), k, dx, folded.Stride(dx_stride));
+                    bool accumulate, bool stream, float* dx, int64_t dx_stride) {
+  const bool streams =
+      stream && CanStream(dx, folded.rows, folded.columns, folded.Stride(dx_stride));
+  const Write write = accumulate ? Write::kAdded : streams ? Write::kStreamed : Write::kStored;
+  const InputGradientKernel kernel = relu
+                                         ? (training ? InputGradientKernelFor<true, true>(write)
+                                                     : InputGradientKernelFor<true, false>(write))
+                                         : (training ? InputGradientKernelFor<false, true>(write)
+                                                     : InputGradientKernelFor<false, false>(write));
+  kernel(folded, x, folded.Stride(x_stride), dy, folded.Stride(dy_stride), k, dx,
+         folded.Stride(dx_stride));
 }
 
 }  // namespace HWY_NAMESPACE
@@ -240,6 +260,8 @@ void BatchNorm2dBackward(const BatchNorm2dBackwardArgs<float>& args, Context& ct
   });
 
   for (float* const coefficient : {a, b, c}) Repeat(coefficient, channels, group);
+  const bool in_place = dx.data == dy.data || dx.data == x.data;
+  const bool stream = BeyondCaches(12 * x.size()) && !in_place;
   const Pieces apply(x.pixels(), 12 * channels);
   ctx.ParallelFor("batch_norm2d.backward.apply", apply.count(), [&](int64_t i, int) {
     const int64_t piece = apply.count() - 1 - i;  // what the sums read last is in cache
@@ -247,7 +269,7 @@ void BatchNorm2dBackward(const BatchNorm2dBackwardArgs<float>& args, Context& ct
     HWY_DYNAMIC_DISPATCH(InputGradients)
     (FoldedRows(apply.Size(piece), channels, group), x.Pixel(begin), x.pixel_stride,
      dy.Pixel(begin), dy.pixel_stride, coefficients, args.relu, args.training, args.accumulate,
-     dx.Pixel(begin), dx.pixel_stride);
+     stream, dx.Pixel(begin), dx.pixel_stride);
   });
 }
 

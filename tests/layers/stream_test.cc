@@ -1,5 +1,6 @@
 // Layers whose outputs are large enough to be written past the caches.
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "core/view.h"
 #include "gtest/gtest.h"
 #include "layers/add/add.h"
+#include "layers/batch_norm2d/batch_norm2d.h"
 #include "layers/concat/concat.h"
 #include "layers/max_pool2d/max_pool2d.h"
 #include "layers/relu/relu.h"
@@ -138,6 +140,62 @@ TEST_P(StreamTest, LargePoolsAreRight) {
       MaxPool2dForward(params, image(x), y_one.view(), nullptr, ctx);
       ASSERT_TRUE(Is(image(y), [&](int64_t i) { return y_one.view().data[i]; }));
     }
+  }
+}
+
+// With pixels a whole number of line pairs apart against pixels that are not.
+TEST_P(StreamTest, LargeBatchNormsAreRight) {
+  Context ctx(2);
+  const Shape4 shape{16, 96, 96, 64};
+  const Owned x(shape, 96, 1), y(shape, 96, 0), dx(shape, 96, 0);
+  const Owned x_odd(shape, 69, 1), y_odd(shape, 69, 0), dx_odd(shape, 69, 0);
+  std::vector<float> gamma(64), beta(64), dgamma(64), dbeta(64);
+  for (size_t c = 0; c < 64; ++c) {
+    gamma[c] = At(static_cast<int64_t>(c), 3);
+    beta[c] = At(static_cast<int64_t>(c), 4);
+  }
+  std::vector<std::byte> scratch(BatchNorm2dWorkspaceBytes(shape, 2) + 64);
+  const auto address = reinterpret_cast<uintptr_t>(scratch.data());
+  const Workspace workspace{scratch.data() + (64 - address % 64) % 64, scratch.size() - 64};
+  for (const bool relu : {false, true}) {
+    SCOPED_TRACE(relu ? "relu" : "linear");
+    const auto run = [&](const Owned& in, const Owned& out, const Owned& gradient) {
+      std::vector<float> running_mean(64), running_var(64), mean(64), inv_std(64);
+      BatchNorm2dForwardArgs<float> forward;
+      forward.x = in.view();
+      forward.gamma = gamma.data();
+      forward.beta = beta.data();
+      forward.y = out.view();
+      forward.training = true;
+      forward.relu = relu;
+      forward.running_mean = running_mean.data();
+      forward.running_var = running_var.data();
+      forward.mean = mean.data();
+      forward.inv_std = inv_std.data();
+      forward.workspace = workspace;
+      BatchNorm2dForward(forward, ctx);
+      BatchNorm2dBackwardArgs<float> backward;
+      backward.dy = in.view();
+      backward.x = in.view();
+      backward.gamma = gamma.data();
+      backward.beta = beta.data();
+      backward.mean = mean.data();
+      backward.inv_std = inv_std.data();
+      backward.training = true;
+      backward.relu = relu;
+      backward.dx = gradient.view();
+      backward.dgamma = dgamma.data();
+      backward.dbeta = dbeta.data();
+      backward.workspace = workspace;
+      BatchNorm2dBackward(backward, ctx);
+    };
+    run(x, y, dx);
+    run(x_odd, y_odd, dx_odd);
+    const auto other = [&](const Owned& t) {
+      return [&t, &shape](int64_t i) { return t.view().Pixel(i / shape.c)[i % shape.c]; };
+    };
+    EXPECT_TRUE(Is(y.view(), other(y_odd)));
+    EXPECT_TRUE(Is(dx.view(), other(dx_odd)));
   }
 }
 
