@@ -151,7 +151,8 @@ Claim AccuracyClaim(const std::vector<TrainingRun>& runs, const StatedModel& s, 
   }
   const double accuracy = run->last()->test_accuracy;
   c.measured = FormatPercent(accuracy);
-  c.reason = absl::StrCat("last of ", run->epochs.size(), " epochs, ", run->path);
+  c.reason = absl::StrCat("last of ", run->epochs.size(), " epochs, ", run->path,
+                          run->note.empty() ? "" : ": ", run->note);
   // Accuracies are stated in whole percents.
   if (accuracy >= low - 0.005 && accuracy < high + 0.005) {
     c.verdict = Verdict::kHolds;

@@ -6,6 +6,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "core/program.h"
 #include "reports/charts.h"
 #include "reports/claims.h"
@@ -295,14 +296,21 @@ Section AccuracySection(const ReportInput& input) {
          best == nullptr
              ? "–"
              : absl::StrCat(FormatPercent(best->test_accuracy), " in epoch ", best->epoch),
-         rates.empty() ? "–" : FormatDigits(rates[rates.size() / 2], 3),
-         FormatSeconds(seconds), run.machine.empty() ? "not recorded" : run.machine});
+         rates.empty() ? "–" : FormatDigits(rates[rates.size() / 2], 3), FormatSeconds(seconds),
+         run.machine.empty() ? "not recorded" : run.machine});
     if (!curve.points.empty()) curves.push_back(std::move(curve));
     for (PointSeries* loss : {&train, &test}) {
       if (!loss->points.empty()) losses.push_back(std::move(*loss));
     }
   }
   s.blocks.push_back(std::move(table));
+  std::map<std::string, std::vector<std::string>> notes;
+  for (const TrainingRun& run : input.runs) {
+    if (!run.note.empty()) notes[run.note].push_back(absl::StrCat("`", run.path, "`"));
+  }
+  for (const auto& [note, paths] : notes) {
+    s.Text(absl::StrCat(absl::StrJoin(paths, ", "), ": ", note, "."));
+  }
   if (!curves.empty()) {
     Chart chart =
         PointChart("chart-accuracy", curves, {"epoch", "number"}, {"test accuracy", "percent"});

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "absl/status/status.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "core/file.h"
@@ -97,6 +99,13 @@ absl::StatusOr<TrainingRun> ReadTrainingRun(const std::string& folder) {
                              : threads == "1" ? " thread"
                                               : " threads",
                              threads.empty() || cpu.empty() ? "" : ", ", cpu);
+
+  const absl::StatusOr<std::string> note = ReadFile(absl::StrCat(folder, "/note.txt"));
+  if (note.ok()) {
+    run.note = std::string(absl::StripAsciiWhitespace(note->substr(0, note->find('\n'))));
+  } else if (!absl::IsNotFound(note.status())) {
+    return note.status();
+  }
 
   const std::string metrics_path = absl::StrCat(folder, "/metrics.jsonl");
   const absl::StatusOr<std::string> metrics = ReadFile(metrics_path);

@@ -25,6 +25,7 @@ struct TrainingRun {
   std::string augment;  // "none", "crop,flip", ...
   std::string recipe;   // empty without one
   std::string machine;  // "2 threads, AMD EPYC ..."; empty where config.json does not say
+  std::string note;     // what its reader should know, from note.txt; mostly empty
   std::vector<TrainedEpoch> epochs;
 
   bool augmented() const { return !augment.empty() && augment != "none"; }
@@ -34,7 +35,8 @@ struct TrainingRun {
   const TrainedEpoch* best() const;
 };
 
-// Reads config.json and metrics.jsonl of a run's folder. InvalidArgument or NotFound names the
+// Reads config.json and metrics.jsonl of a run's folder, and the first line of note.txt if it has
+// one. InvalidArgument or NotFound names the
 // file, and for metrics.jsonl the line. A half-written last line (the run is still going) is left
 // out.
 absl::StatusOr<TrainingRun> ReadTrainingRun(const std::string& folder);

@@ -62,6 +62,16 @@ TEST_F(InputsTest, ReadsTheKindOfTheData) {
   EXPECT_EQ(run->data, "data");
   EXPECT_TRUE(run->augmented());
   EXPECT_EQ(run->machine, "2 threads, A CPU");
+  EXPECT_EQ(run->note, "");
+}
+
+TEST_F(InputsTest, ARunMayHaveANote) {
+  Write("config.json", R"({"model": "vgg16"})");
+  Write("metrics.jsonl", kEpochs);
+  Write("note.txt", "trained on small images \nand more\n");
+  const auto run = ReadTrainingRun(folder_);
+  ASSERT_TRUE(run.ok()) << run.status();
+  EXPECT_EQ(run->note, "trained on small images");
 }
 
 TEST_F(InputsTest, ARunThatIsStillGoingHasAHalfLine) {
