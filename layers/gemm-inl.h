@@ -313,9 +313,12 @@ static HWY_INLINE void PrefetchOperands(const GemmBlock& block, int64_t column, 
 // `next`: the block after this one, or null.
 template <int kRows, int kVectors>
 HWY_NOINLINE void GemmKernel(const GemmBlock& block, const GemmBlock* next, int64_t depth,
-                             const float* HWY_RESTRICT panel, int64_t first_column, int64_t columns,
-                             const GemmEpilogue& epilogue, const GemmPrefetch& prefetch) {
+                             const GemmPanel& panel, const GemmEpilogue& epilogue,
+                             const GemmPrefetch& prefetch) {
   const GemmTag d;
+  const int64_t first_column = panel.first_column;
+  const int64_t columns = panel.columns;
+  const int64_t row_stride = panel.row_stride;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   if (next != nullptr) {
     PrefetchOperands(*next, first_column, columns, epilogue);
@@ -333,7 +336,7 @@ HWY_NOINLINE void GemmKernel(const GemmBlock& block, const GemmBlock* next, int6
   }
   for (int64_t t = 0; t < block.segments; ++t) {
     const float* const* a = block.a + t * kRows;
-    const float* HWY_RESTRICT b = panel + block.segment[t] * depth * kVectors * lanes;
+    const float* HWY_RESTRICT b = panel.data + block.segment[t] * depth * row_stride;
     for (int64_t i = 0; i < depth;) {
       // A line of the next block's rows while one of this block's is consumed: short rows, a
       // stride apart, are no pattern that hardware prefetches.
@@ -343,9 +346,9 @@ HWY_NOINLINE void GemmKernel(const GemmBlock& block, const GemmBlock* next, int6
       }
       if (prefetch.queue != nullptr) prefetch.queue->Step();
       const int64_t line_end = std::min(depth, i + kLineFloats);
-      for (; i < line_end; ++i, b += kVectors * lanes) {
-        const GemmVec b0 = hn::Load(d, b);
-        sums.AddRows(a, i, b0, kVectors == 2 ? hn::Load(d, b + lanes) : b0);
+      for (; i < line_end; ++i, b += row_stride) {
+        const GemmVec b0 = hn::LoadU(d, b);
+        sums.AddRows(a, i, b0, kVectors == 2 ? hn::LoadU(d, b + lanes) : b0);
       }
     }
   }

@@ -76,20 +76,17 @@ void PackPanel(const float* HWY_RESTRICT b, int64_t row_stride, int64_t column_s
   }
 }
 
-void Multiply(const GemmBlock* blocks, int64_t num_blocks, int64_t depth, const float* panel,
-              int64_t first_column, int64_t columns, const GemmEpilogue& epilogue,
-              const GemmPrefetch& prefetch) {
+void Multiply(const GemmBlock* blocks, int64_t num_blocks, int64_t depth, const GemmPanel& panel,
+              const GemmEpilogue& epilogue, const GemmPrefetch& prefetch) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(GemmTag()));
   for (int64_t i = 0; i < num_blocks; ++i) {
     const GemmBlock* const next = i + 1 < num_blocks ? &blocks[i + 1] : nullptr;
     GemmDispatchRows<kGemmRows>(blocks[i].rows, [&](auto rows) HWY_ATTR {
       constexpr int kRows = decltype(rows)::value;
-      if (columns > lanes) {
-        GemmKernel<kRows, 2>(blocks[i], next, depth, panel, first_column, columns, epilogue,
-                             prefetch);
+      if (panel.columns > lanes) {
+        GemmKernel<kRows, 2>(blocks[i], next, depth, panel, epilogue, prefetch);
       } else {
-        GemmKernel<kRows, 1>(blocks[i], next, depth, panel, first_column, columns, epilogue,
-                             prefetch);
+        GemmKernel<kRows, 1>(blocks[i], next, depth, panel, epilogue, prefetch);
       }
     });
   }
@@ -142,11 +139,10 @@ void GemmPackPanel(const float* b, int64_t row_stride, int64_t column_stride, in
   HWY_DYNAMIC_DISPATCH(PackPanel)(b, row_stride, column_stride, depth, columns, packed);
 }
 
-void GemmMultiply(const GemmBlock* blocks, int64_t num_blocks, int64_t depth, const float* panel,
-                  int64_t first_column, int64_t columns, const GemmEpilogue& epilogue,
+void GemmMultiply(const GemmBlock* blocks, int64_t num_blocks, int64_t depth,
+                  const GemmPanel& panel, const GemmEpilogue& epilogue,
                   const GemmPrefetch& prefetch) {
-  HWY_DYNAMIC_DISPATCH(Multiply)
-  (blocks, num_blocks, depth, panel, first_column, columns, epilogue, prefetch);
+  HWY_DYNAMIC_DISPATCH(Multiply)(blocks, num_blocks, depth, panel, epilogue, prefetch);
 }
 
 void GemmOuter(const OuterProduct& product) { HWY_DYNAMIC_DISPATCH(Outer)(product); }

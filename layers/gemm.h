@@ -6,8 +6,8 @@
 // Both keep a block of `rows` x two vectors of sums in registers. Gemm reads A in place: each row
 // of a block is a pointer for every segment t (a tap of a convolution), so that no im2col is ever
 // stored; rows outside the image point to zeros. B is packed once into panels of two vectors of
-// columns. Sums are taken in the order of t and d (of p), so that a result does not depend on how
-// the work is cut.
+// columns, or read in place where few rows meet it. Sums are taken in the order of t and d (of p),
+// so that a result does not depend on how the work is cut.
 #ifndef CLASSICNN_LAYERS_GEMM_H_
 #define CLASSICNN_LAYERS_GEMM_H_
 
@@ -44,12 +44,6 @@ inline int64_t GemmPackedFloats(int64_t depth, int64_t columns) {
 // length, which is also the packed row's length. Either row_stride or column_stride is 1.
 void GemmPackPanel(const float* b, int64_t row_stride, int64_t column_stride, int64_t depth,
                    int64_t columns, float* packed);
-
-// Where panel `index` of B begins when `depth` counts all segments.
-inline const float* GemmPanel(const float* packed, const GemmGeometry& geometry, int64_t depth,
-                              int64_t index) {
-  return packed + index * geometry.panel_width() * depth;
-}
 
 // Rows of A and where their sums go.
 struct GemmBlock {
@@ -89,10 +83,19 @@ struct GemmPrefetch {
 // Steps of the queue that a block takes for each segment.
 inline int64_t GemmPrefetchSteps(int64_t depth) { return (depth + 15) / 16; }
 
-// Multiplies blocks by one panel, which holds columns [first_column, first_column + columns).
-// `depth` is that of one segment.
-void GemmMultiply(const GemmBlock* blocks, int64_t num_blocks, int64_t depth, const float* panel,
-                  int64_t first_column, int64_t columns, const GemmEpilogue& epilogue,
+// Columns [first_column, first_column + columns) of B, one row of all segments after the other.
+struct GemmPanel {
+  const float* data = nullptr;
+  // From one row to the next: when packed, `columns` rounded up to whole vectors. Or B's own, where
+  // `columns` are whole vectors.
+  int64_t row_stride = 0;
+  int64_t first_column = 0;
+  int64_t columns = 0;
+};
+
+// Multiplies blocks by one panel. `depth` is that of one segment.
+void GemmMultiply(const GemmBlock* blocks, int64_t num_blocks, int64_t depth,
+                  const GemmPanel& panel, const GemmEpilogue& epilogue,
                   const GemmPrefetch& prefetch = {});
 
 // One step of the reduction of Outer: where a[p] and b[p] begin.

@@ -15,6 +15,9 @@ int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 using Cut = TapProductCut;
 
+// Rows of weights that pass between fetching one and its use, where they are read in place.
+constexpr int64_t kRowsAhead = 32;
+
 // Whether every row of the product reads one pixel of the input, its own.
 bool ReadsOwnPixels(const TapProduct& p) {
   return p.num_taps == 1 && p.taps[0].h == 0 && p.taps[0].w == 0 &&
@@ -62,6 +65,33 @@ TapSource CopyByPosition(const char* zone, const TapProduct& p, const Cut& cut, 
     MakeRows(p, n * pixels, 1, pixels, copy + n * cut.copy_stride, p.in.n * cut.copy_stride);
   });
   return {copy, cut.copy_stride, p.in.n * cut.copy_stride};
+}
+
+// Of the panels that are held at once.
+int64_t PackedFloats(const TapProductSize& size, const Cut& cut, int num_threads) {
+  const int64_t depth = size.num_taps * size.in_channels;
+  const int64_t all = GemmPackedFloats(depth, size.out_channels);
+  return std::min(all, cut.packed_panels(num_threads) * depth * cut.panel_width);
+}
+
+// Packs a tap's segment of a panel that begins at `to`.
+void PackSegment(const TapProduct& p, const GemmGeometry& geometry, int64_t panel, int64_t tap,
+                 float* to) {
+  const int64_t width = geometry.panel_width();
+  const int64_t columns = std::min(width, p.out.c - panel * width);
+  const int64_t packed_width = DivideUp(columns, geometry.lanes) * geometry.lanes;
+  GemmPackPanel(p.weights + p.taps[tap].weights + panel * width * p.weight_column_stride,
+                p.weight_row_stride, p.weight_column_stride, p.in.c, columns,
+                to + tap * p.in.c * packed_width);
+}
+
+// Whether the weights of the taps are one matrix, whose rows are in place.
+bool IsOneMatrix(const TapProduct& p) {
+  bool follow = p.weight_column_stride == 1;
+  for (int64_t t = 0; t < p.num_taps; ++t) {
+    follow &= p.taps[t].weights == p.taps[0].weights + t * p.in.c * p.weight_row_stride;
+  }
+  return follow && p.num_taps > 0;
 }
 
 // What one tile fetches for the next, in the order of the pixels, little by little: what is first
@@ -137,20 +167,21 @@ TapProductSize SizeOf(const TapProduct& p) {
 }
 
 size_t TapProductWorkspaceBytes(const TapProductSize& size, int num_threads) {
+  size_t packed_bytes = 0;
   size_t input_bytes = 0;
   size_t scratch_bytes = 0;
   // With fewer taps the cut may be another.
-  for (const int64_t taps : {size.num_taps, std::min<int64_t>(size.num_taps, 2), int64_t{1}}) {
+  for (int64_t taps = std::min<int64_t>(size.num_taps, 1); taps <= size.num_taps; ++taps) {
     TapProductSize fewer = size;
     fewer.num_taps = taps;
     const Cut cut(fewer);
+    packed_bytes =
+        std::max(packed_bytes, Workspace::BytesFor<float>(PackedFloats(fewer, cut, num_threads)));
     input_bytes = std::max(input_bytes, Workspace::BytesFor<float>(cut.copy_floats));
     scratch_bytes = std::max(scratch_bytes, TapTileScratch::Bytes(cut));
   }
-  return Workspace::BytesFor<float>(size.in_channels) +
-         Workspace::BytesFor<float>(
-             GemmPackedFloats(size.num_taps * size.in_channels, size.out_channels)) +
-         input_bytes + static_cast<size_t>(num_threads) * scratch_bytes;
+  return Workspace::BytesFor<float>(size.in_channels) + packed_bytes + input_bytes +
+         static_cast<size_t>(num_threads) * scratch_bytes;
 }
 
 bool TapProductSkipsPadding(const TapProductSize& size) {
@@ -168,12 +199,14 @@ void RunTapProduct(const char* zone, const TapProduct& p, Workspace workspace, C
   const int64_t columns = p.out.c;
   const GemmGeometry geometry = ActiveGemmGeometry();
   const int64_t width = geometry.panel_width();
-  const int64_t num_panels = geometry.num_panels(columns);
-  const Cut cut(SizeOf(p));
+  const TapProductSize size = SizeOf(p);
+  const Cut cut(size);
+  const int64_t num_panels = cut.num_panels;
   std::optional<TapGather> gather;
   if (cut.gathers) gather.emplace(p.in, p.taps, p.num_taps);
   const int64_t depth = cut.gathers ? p.num_taps * channels : channels;
 
+  const bool reads_in_place = cut.packs_in_pieces() && IsOneMatrix(p);
   const bool own_pixels = ReadsOwnPixels(p);
   TapInput input = cut.input;
   if (input == TapInput::kInPlace && own_pixels && RowsCollide(p.in_step * p.in.pixel_stride) &&
@@ -185,16 +218,16 @@ void RunTapProduct(const char* zone, const TapProduct& p, Workspace workspace, C
 
   float* const zeros = workspace.Take<float>(channels);
   std::fill(zeros, zeros + channels, 0.0f);
-  float* const packed = workspace.Take<float>(GemmPackedFloats(p.num_taps * channels, columns));
-  ctx.ParallelFor(zone, num_panels * p.num_taps, [&](int64_t piece, int /*worker*/) {
-    const int64_t panel = piece / p.num_taps;
-    const int64_t t = piece % p.num_taps;
-    const int64_t panel_columns = std::min(width, columns - panel * width);
-    const int64_t packed_width = DivideUp(panel_columns, geometry.lanes) * geometry.lanes;
-    GemmPackPanel(p.weights + p.taps[t].weights + panel * width * p.weight_column_stride,
-                  p.weight_row_stride, p.weight_column_stride, channels, panel_columns,
-                  packed + panel * width * p.num_taps * channels + t * channels * packed_width);
-  });
+  float* const packed = workspace.Take<float>(PackedFloats(size, cut, ctx.num_threads()));
+  const auto panel_at = [&](int64_t index) {
+    return packed + index * width * p.num_taps * channels;
+  };
+  if (!cut.packs_in_pieces()) {
+    ctx.ParallelFor(zone, num_panels * p.num_taps, [&](int64_t piece, int /*worker*/) {
+      const int64_t panel = piece / p.num_taps;
+      PackSegment(p, geometry, panel, piece % p.num_taps, panel_at(panel));
+    });
+  }
 
   float* const copy = workspace.Take<float>(cut.copy_floats);
   TapSource source{p.in.data, p.in.h * p.in.w * p.in.pixel_stride, p.in.pixel_stride};
@@ -266,23 +299,39 @@ void RunTapProduct(const char* zone, const TapProduct& p, Workspace workspace, C
         next.num_columns = std::min(columns, (last_panel + 1) * width) - next.column;
       }
       for (int64_t panel = first_panel; panel <= last_panel; ++panel) {
-        const float* const b = GemmPanel(packed, geometry, p.num_taps * channels, panel);
         const int64_t column = panel * width;
         const int64_t panel_columns = std::min(width, columns - column);
+        GemmPanel b{panel_at(panel), DivideUp(panel_columns, geometry.lanes) * geometry.lanes,
+                    column, panel_columns};
         PrefetchQueue queue;
         queue.Clear();
-        next.Part(p, panel - first_panel, last_panel - first_panel + 1, &queue);
-        queue.SpreadOver(num_blocks * GemmPrefetchSteps(depth));
+        if (reads_in_place && b.row_stride == panel_columns) {
+          b.data = p.weights + p.taps[0].weights + column;
+          b.row_stride = p.weight_row_stride;
+          // Short rows, a stride apart, are no pattern that hardware prefetches.
+          queue.Add(b.data + kRowsAhead * b.row_stride, panel_columns, b.row_stride,
+                    p.num_taps * channels - kRowsAhead);
+          queue.SpreadOver(p.num_taps * channels / depth * GemmPrefetchSteps(depth));
+        } else {
+          if (cut.packs_in_pieces()) {
+            float* const own_panel = panel_at(cut.groups < ctx.num_threads() ? group : worker);
+            for (int64_t tap = 0; tap < p.num_taps; ++tap) {
+              PackSegment(p, geometry, panel, tap, own_panel);
+            }
+            b.data = own_panel;
+          }
+          next.Part(p, panel - first_panel, last_panel - first_panel + 1, &queue);
+          queue.SpreadOver(num_blocks * GemmPrefetchSteps(depth));
+        }
         const GemmPrefetch prefetch{panel == first_panel && input != TapInput::kTile && !gather,
                                     panel == last_panel ? nullptr : tables.blocks, &queue};
         int64_t begun = 0;
         if (p.moments != nullptr && t == cut.FirstTile(run)) {
           begun = 1;
-          GemmMultiply(tables.blocks, 1, depth, b, column, panel_columns, p.epilogue);
+          GemmMultiply(tables.blocks, 1, depth, b, p.epilogue);
           BeginMoments(p, tables.blocks[0], column, panel_columns, piece);
         }
-        GemmMultiply(tables.blocks + begun, num_blocks - begun, depth, b, column, panel_columns,
-                     epilogue, prefetch);
+        GemmMultiply(tables.blocks + begun, num_blocks - begun, depth, b, epilogue, prefetch);
       }
     }
     if (p.moments != nullptr && group == 0) p.moments->pixels(piece) = pixels;

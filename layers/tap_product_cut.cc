@@ -102,8 +102,9 @@ TapProductCut::TapProductCut(const TapProductSize& size)
       gather_stride(gathers ? GatherStride(size.num_taps, size.in_channels) : 0),
       input(TapInput::kInPlace),
       copy_stride(DivideUp(size.in_channels, 16) * 16 + 16),
-      gradient_epilogue(size.gradient_epilogue) {
-  const int64_t num_panels = ActiveGemmGeometry().num_panels(size.out_channels);
+      gradient_epilogue(size.gradient_epilogue),
+      num_panels(ActiveGemmGeometry().num_panels(size.out_channels)),
+      panel_width(ActiveGemmGeometry().panel_width()) {
   const int64_t in_pixels = size.in_h * size.in_w;
   const int64_t image_floats = size.images * in_pixels * copy_stride;
   if (!gathers && size.num_taps > 1 && in_pixels <= kMaxPixelsByPosition &&
@@ -128,9 +129,9 @@ TapProductCut::TapProductCut(const TapProductSize& size)
     // Fewer groups of panels have to share a tile's rows.
     tile_rows = std::min(tile_rows, std::max(DivideUp(rows, kPieces), kMinTileRows));
   }
-  // Full register blocks, but for the few rows by which tiles differ.
+  // Full register blocks, but for the few rows by which tiles differ; one tile may take them all.
   const int64_t block_rows = ActiveGemmGeometry().rows;
-  if (tile_rows > block_rows) tile_rows = tile_rows / block_rows * block_rows;
+  if (tile_rows > block_rows && tile_rows < rows) tile_rows = tile_rows / block_rows * block_rows;
   tiles = DivideUp(rows, tile_rows);
   tile_blocks = DivideUp(tile_rows, kMinBlockRows);
   groups = std::min(num_panels, DivideUp(kPieces, tiles));

@@ -46,6 +46,14 @@ struct TapProductCut {
 
   int64_t FirstTile(int64_t run) const { return tiles * run / runs; }
 
+  // Whether one piece alone meets a panel: it packs it right before, and the panels of all weights
+  // never go through memory.
+  bool packs_in_pieces() const { return runs == 1; }
+  // Panels that are held at once.
+  int64_t packed_panels(int num_threads) const {
+    return packs_in_pieces() ? std::min<int64_t>(groups, num_threads) : num_panels;
+  }
+
   int64_t num_taps;
   bool gathers;
   int64_t gather_stride;  // of a gathered row, or 0
@@ -58,6 +66,8 @@ struct TapProductCut {
   int64_t tile_rows;  // at most
   int64_t tiles;
   int64_t tile_blocks;  // at most
+  int64_t num_panels;   // of the weights
+  int64_t panel_width;  // in columns
   int64_t runs;         // of tiles
   int64_t groups;       // of panels
 };

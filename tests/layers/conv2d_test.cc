@@ -200,9 +200,10 @@ TEST_P(Conv2dTest, IntegersAreExact) {
 TEST_P(Conv2dTest, RealsAreCloseAndTheSameOnAnyNumberOfThreads) {
   Context one(1), two(2), three(3), eight(8);
   uint64_t seed = 100;
-  for (const char* text : {"n2c16h12w12k33r3s1p1", "n4c70h8w8k64r1s1p0", "n3c24h9w9k40r3s2p1",
-                           "n16c3h16w16k20r3s1p1", "n20c64h2w2k64r3s1p1", "n64c16h8w8k16r3s1p1",
-                           "n32c8h10w10k40r5s1p2", "n2c12h6w6k8r3s1p1g4"}) {
+  for (const char* text :
+       {"n2c16h12w12k33r3s1p1", "n4c70h8w8k64r1s1p0", "n3c24h9w9k40r3s2p1", "n16c3h16w16k20r3s1p1",
+        "n20c64h2w2k64r3s1p1", "n64c16h8w8k16r3s1p1", "n32c8h10w10k40r5s1p2", "n2c12h6w6k8r3s1p1g4",
+        "n1c20h3w5k300r3s1p1", "n9c20h2w2k40r3s1p1"}) {
     for (const bool accumulate : {false, true}) {
       Conv2dCase c(Shape(text), /*gap=*/accumulate ? 16 : 0, /*integers=*/false, ++seed);
       c.RunReference(accumulate);
@@ -220,6 +221,21 @@ TEST_P(Conv2dTest, RealsAreCloseAndTheSameOnAnyNumberOfThreads) {
           }
         }
       }
+    }
+  }
+}
+
+// Where few pixels meet the weights, a packed copy of all of them would cost more than the product.
+TEST_P(Conv2dTest, FewPixelsNeedNoCopyOfTheWeights) {
+  for (const char* text :
+       {"n1c512h4w4k512r3s1p1", "n8c512h2w2k512r3s1p1", "n4c1024h2w2k1024r1s1p0"}) {
+    const Conv2dShape shape = Shape(text);
+    const auto algorithm =
+        shape.kernel == 1 ? Conv2dAlgorithm::kPointwise : Conv2dAlgorithm::kDirect;
+    for (const Conv2dPass pass : {Conv2dPass::kForward, Conv2dPass::kBackwardData}) {
+      EXPECT_LT(Conv2dWorkspaceBytes(shape, pass, algorithm, 2),
+                static_cast<size_t>(shape.weight_count()) * sizeof(float) / 2)
+          << text;
     }
   }
 }
