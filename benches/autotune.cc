@@ -34,10 +34,10 @@ constexpr double kWorthAChange = 1.02;
 
 void Say(const std::string& text) { std::fprintf(stderr, "autotune: %s\n", text.c_str()); }
 
-// Times depend on the processor and on the kernels.
+// Times depend on the processor and on the kernels: what an earlier commit chose is measured again.
 std::string EntryName(const TuningKey& key) {
-  static const std::string* const machine =
-      new std::string(absl::StrCat(GetMachineInfo().cpu_model, "/", GetBuildInfo().version));
+  static const std::string* const machine = new std::string(absl::StrCat(
+      GetMachineInfo().cpu_model, "/", GetBuildInfo().version, "/", GetBuildInfo().commit));
   return absl::StrCat(key.ToString(), "/", *machine);
 }
 

@@ -18,7 +18,8 @@
 
 namespace classicnn {
 
-// What a choice is for. The file has the processor's name and this library's version beside it.
+// What a choice is for. The file has the processor's name and this library's version and commit
+// beside it.
 struct TuningKey {
   Conv2dShape shape;
   LayerPass pass = LayerPass::kForward;
@@ -37,8 +38,9 @@ struct TuningTime {
 
 // The file is JSON,
 //   {"classicnn_autotune": 1,
-//    "choices": {"KEY/PROCESSOR/VERSION": {"algorithm": "winograd4",
-//                                          "microseconds": {"winograd4": 51.2, "direct": 97.5}}}}
+//    "choices": {"KEY/PROCESSOR/VERSION/COMMIT":
+//                    {"algorithm": "winograd4",
+//                     "microseconds": {"winograd4": 51.2, "direct": 97.5}}}}
 // with entries of any number of machines; microseconds are for people. What is not of this form, or
 // names an algorithm that does not do the pass of the shape, is ignored, with a line on stderr, and
 // replaced by the next measurement. The file is replaced as a whole: a reader never sees half of

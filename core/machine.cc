@@ -27,8 +27,11 @@
 namespace classicnn {
 namespace {
 
-// To be raised when the probe measures something else than before.
-constexpr int kProbeVersion = 1;
+// To be raised when the probe measures something else than before, or is remembered in another
+// form.
+constexpr int kProbeVersion = 2;
+// So many programs measure, and the best counts: the first may have met a busy machine.
+constexpr int kProbes = 3;
 
 std::string FirstLine(const std::string& path) {
   std::ifstream f(path);
@@ -137,17 +140,20 @@ nlohmann::json ReadCache(const std::string& path) {
   return cache.is_object() ? cache : nlohmann::json::object();
 }
 
-bool FindInCache(const nlohmann::json& cache, const std::string& key, MachinePeaks* peaks) {
+// What the cache has for a key, and how many programs measured it: 0 without (whole) figures.
+int FindInCache(const nlohmann::json& cache, const std::string& key, MachinePeaks* peaks) {
   const auto found = cache.find(key);
-  if (found == cache.end() || !found->is_object()) return false;
-  const auto positive = [&](const char* field, double* value) {
+  if (found == cache.end() || !found->is_object()) return 0;
+  const auto positive = [&](const char* field) {
     const auto number = found->find(field);
-    if (number == found->end() || !number->is_number()) return false;
-    *value = number->get<double>();
-    return *value > 0;
+    return number != found->end() && number->is_number() ? std::max(0.0, number->get<double>()) : 0;
   };
-  return positive("fma_flops", &peaks->fma_flops) &&
-         positive("copy_bytes_per_second", &peaks->copy_bytes_per_second);
+  const double fma_flops = positive("fma_flops");
+  const double copy_bytes_per_second = positive("copy_bytes_per_second");
+  if (fma_flops == 0 || copy_bytes_per_second == 0) return 0;
+  peaks->fma_flops = fma_flops;
+  peaks->copy_bytes_per_second = copy_bytes_per_second;
+  return static_cast<int>(std::clamp(positive("probes"), 0.0, double{kProbes}));
 }
 
 }  // namespace
@@ -180,23 +186,26 @@ absl::StatusOr<MachinePeaks> GetMachinePeaks(int num_threads) {
   peaks.target = info.active_target;
 
   if (!path.empty()) MakeCacheFolder(path);
-  if (!FindInCache(ReadCache(path), key, &peaks)) {
+  if (FindInCache(ReadCache(path), key, &peaks) < kProbes) {
     const ProbeLock lock(path);
     nlohmann::json cache = ReadCache(path);  // another program may have measured meanwhile
-    if (!FindInCache(cache, key, &peaks)) {
+    const int probes = FindInCache(cache, key, &peaks);
+    if (probes < kProbes) {
       ProbeRates rates;
       // Threads beyond the cores add nothing but the scheduler's noise.
       const int threads = std::min(num_threads, info.available_threads);
       if (!RunProbeInChild(threads, CopyBytes(info), &rates)) {
         return absl::InternalError("the machine probe's child process failed");
       }
-      peaks.fma_flops = rates.fma_flops;
-      peaks.copy_bytes_per_second = std::max(rates.ordinary_copy, rates.streaming_copy);
+      peaks.fma_flops = std::max(peaks.fma_flops, rates.fma_flops);
+      peaks.copy_bytes_per_second =
+          std::max({peaks.copy_bytes_per_second, rates.ordinary_copy, rates.streaming_copy});
       if (peaks.fma_flops <= 0 || peaks.copy_bytes_per_second <= 0) {
         return absl::ResourceExhaustedError("not enough memory for the machine probe");
       }
       cache[key] = {{"fma_flops", peaks.fma_flops},
-                    {"copy_bytes_per_second", peaks.copy_bytes_per_second}};
+                    {"copy_bytes_per_second", peaks.copy_bytes_per_second},
+                    {"probes", probes + 1}};
       // A cache that cannot be written costs the next program a second, nothing else.
       if (!path.empty()) WriteFileAtomically(path, cache.dump(2) + "\n").IgnoreError();
     }

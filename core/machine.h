@@ -38,7 +38,8 @@ struct MachinePeaks {
 // result in a cache file of this machine, CPU model, target and thread count:
 // $XDG_CACHE_HOME/classicnn/peaks.json, or ~/.cache/..., or nowhere if that cannot be written.
 // CLASSICNN_PEAKS_CACHE names another file; empty switches the cache off. A probe takes about a
-// second; the first of this process is remembered in memory too. Where a machine is given less than
+// second. The first three programs that ask all measure, and the best counts: a probe that met a
+// busy machine is not believed for ever. Within a process the answer stays the same. Where a machine is given less than
 // a whole number of CPUs, this is what it reaches between two throttlings.
 absl::StatusOr<MachinePeaks> GetMachinePeaks(int num_threads);
 

@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "core/context.h"
 #include "core/file.h"
 #include "core/isa.h"
@@ -71,7 +72,9 @@ TEST_F(MachinePeaksTest, AreMeasuredRememberedAndReadBack) {
   nlohmann::json cache = nlohmann::json::parse(ReadFile(path_).value());
   ASSERT_EQ(cache.size(), 1u);
   EXPECT_EQ(cache.begin()->at("fma_flops"), measured->fma_flops);
+  EXPECT_EQ(cache.begin()->at("probes"), 1);
   cache.begin()->at("fma_flops") = 123.0;
+  cache.begin()->at("probes") = 3;
   ASSERT_TRUE(WriteFileAtomically(path_ + "2", cache.dump()).ok());
   UseCache(path_ + "2");
   const auto remembered = GetMachinePeaks(1);
@@ -80,6 +83,25 @@ TEST_F(MachinePeaksTest, AreMeasuredRememberedAndReadBack) {
   EXPECT_EQ(remembered->copy_bytes_per_second, measured->copy_bytes_per_second);
   const nlohmann::json json = *remembered;
   EXPECT_EQ(json.at("fma_flops"), 123.0);
+}
+
+TEST_F(MachinePeaksTest, AreTheBestOfTheFirstThreePrograms) {
+  // To this process a cache of another name is that of another program.
+  ASSERT_TRUE(GetMachinePeaks(1).ok());
+  nlohmann::json cache = nlohmann::json::parse(ReadFile(path_).value());
+  cache.begin()->at("fma_flops") = 1e30;
+  cache.begin()->at("copy_bytes_per_second") = 1.0;
+  for (int probes = 2; probes <= 3; ++probes) {
+    UseCache(absl::StrCat(path_, probes));
+    ASSERT_TRUE(WriteFileAtomically(absl::StrCat(path_, probes), cache.dump()).ok());
+    const auto peaks = GetMachinePeaks(1);
+    ASSERT_TRUE(peaks.ok());
+    EXPECT_EQ(peaks->fma_flops, 1e30) << "a slower probe changes nothing";
+    EXPECT_GT(peaks->copy_bytes_per_second, 1e8) << "a faster one counts";
+    cache = nlohmann::json::parse(ReadFile(absl::StrCat(path_, probes)).value());
+    EXPECT_EQ(cache.begin()->at("probes"), probes);
+    EXPECT_EQ(cache.begin()->at("copy_bytes_per_second"), peaks->copy_bytes_per_second);
+  }
 }
 
 TEST_F(MachinePeaksTest, AreKeptByThreadsAndTarget) {
