@@ -45,6 +45,9 @@ ABSL_FLAG(bool, nesterov, false, "Nesterov's form of the momentum.");
 ABSL_FLAG(double, weight_decay, -1, "Default: 0.0005 (SGD), 0.05 (AdamW).");
 ABSL_FLAG(bool, decay_norm_and_bias, false,
           "Weight decay of batch norms' and biases' parameters, too.");
+ABSL_FLAG(bool, decay_depthwise, true,
+          "Weight decay of depthwise convolutions' weights. MobileNet's authors advise little or "
+          "none: there are few of them.");
 ABSL_FLAG(double, label_smoothing, 0, "Part of the target spread over all classes.");
 ABSL_FLAG(double, dropout, -1, "Before the classifier. Default: GoogLeNet 0.2, the others none.");
 ABSL_FLAG(double, ema, 0,
@@ -117,6 +120,7 @@ nlohmann::json GivenValues() {
   take("nesterov", absl::GetFlag(FLAGS_nesterov));
   take("weight_decay", absl::GetFlag(FLAGS_weight_decay));
   take("decay_norm_and_bias", absl::GetFlag(FLAGS_decay_norm_and_bias));
+  take("decay_depthwise", absl::GetFlag(FLAGS_decay_depthwise));
   take("label_smoothing", absl::GetFlag(FLAGS_label_smoothing));
   take("dropout", absl::GetFlag(FLAGS_dropout));
   take("ema", absl::GetFlag(FLAGS_ema));

@@ -124,7 +124,7 @@ void Executor::TrainStep(const UpdateParams& params) {
 void Executor::RunUpdate(const Step& step) {
   const Operand& gradient = step.parameter_gradients[0];
   const Parameter& p = graph_.parameters()[static_cast<size_t>(gradient.index)];
-  const bool decay = update_.decay_norm_and_bias || !p.norm_or_bias();
+  const bool decay = update_.Decays(p);
   float* const w = state_->parameter(gradient.index);
   const auto* const g = reinterpret_cast<const float*>(data(gradient));
   if (state_->optimizer() == Optimizer::kSgd) {

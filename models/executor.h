@@ -24,6 +24,12 @@ struct UpdateParams {
   // Weight decay of batch norms' and biases' parameters too (PyTorch's default), or of convolution
   // and linear weights only.
   bool decay_norm_and_bias = true;
+  // And of depthwise convolutions' weights.
+  bool decay_depthwise = true;
+
+  bool Decays(const Parameter& parameter) const {
+    return parameter.norm_or_bias() ? decay_norm_and_bias : !parameter.depthwise || decay_depthwise;
+  }
 };
 
 // Nanoseconds spent in each step of the plan, summed over runs. Filled while set on an executor.

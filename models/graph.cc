@@ -169,6 +169,7 @@ NodeId GraphBuilder::Conv2d(const std::string& name, NodeId x, const Conv2dOptio
   weight.kind = ParameterKind::kConvWeight;
   weight.shape = {s.out_channels, s.in_channels / s.groups, s.kernel, s.kernel};
   weight.init = options.init;
+  weight.depthwise = s.depthwise();
   node.parameters = {AddParameter(std::move(weight))};
   return AddNode(std::move(node));
 }

@@ -55,6 +55,7 @@ struct Parameter {
   // Linear weights whose inputs are a flattened image: its shape (n is 1). PyTorch flattens in the
   // order c, h, w; NHWC memory in the order h, w, c.
   Shape4 flattened;
+  bool depthwise = false;  // of a depthwise convolution
 
   int64_t count() const;
   bool norm_or_bias() const {

@@ -323,7 +323,7 @@ void ReferenceModel<T>::SgdStep(const UpdateParams& params) {
   for (size_t i = 0; i < parameters_.size(); ++i) {
     SgdParams sgd = params.sgd;
     const Parameter& p = graph_.parameters()[i];
-    if (!params.decay_norm_and_bias && p.norm_or_bias()) sgd.weight_decay = 0;
+    if (!params.Decays(p)) sgd.weight_decay = 0;
     SgdUpdateNaive<T>(sgd, p.count(), parameters_[i].data(), gradients_[i].data(),
                       momentum_[i].data());
   }

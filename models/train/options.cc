@@ -54,6 +54,7 @@ void ForEachField(Options& o, F&& f) {
   f("nesterov", o.nesterov);
   f("weight_decay", o.weight_decay);
   f("decay_norm_and_bias", o.decay_norm_and_bias);
+  f("decay_depthwise", o.decay_depthwise);
   f("label_smoothing", o.label_smoothing);
   f("dropout", o.dropout);
   f("ema", o.ema);
@@ -236,7 +237,8 @@ absl::StatusOr<TrainOptions> TrainOptionsFromJson(const nlohmann::json& json) {
   ForEachField(options, [&](const char* name, auto& value) {
     const auto found = json.find(name);
     if (found == json.end()) {
-      bad = name;
+      // Runs that began before there was such a flag did what is now its default.
+      if (absl::string_view(name) != "decay_depthwise") bad = name;
       return;
     }
     try {

@@ -29,6 +29,7 @@ struct TrainOptions {
   bool nesterov = false;
   double weight_decay = -1;  // by optimizer
   bool decay_norm_and_bias = false;
+  bool decay_depthwise = true;
   double label_smoothing = 0;
   double dropout = -1;  // the architecture's own
   double ema = 0;       // decay of the moving average; 0: none

@@ -69,6 +69,7 @@ UpdateParams Trainer::UpdateAt(int64_t step) const {
   update.sgd.nesterov = options_.nesterov;
   update.sgd.weight_decay = update.adamw.weight_decay = options_.weight_decay;
   update.decay_norm_and_bias = options_.decay_norm_and_bias;
+  update.decay_depthwise = options_.decay_depthwise;
   return update;
 }
 

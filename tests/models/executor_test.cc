@@ -348,6 +348,45 @@ TEST_P(ExecutorGraphTest, FusedAndSeparateUpdatesHaveTheSameBits) {
   }
 }
 
+TEST(ExecutorTest, DecaysWhatItIsToldTo) {
+  const Graph graph = EveryOperation();
+  PlanOptions options;
+  options.batch = 4;
+  const auto weights = [&](bool norm_and_bias, bool depthwise, double decay) {
+    Fixture s(graph, options, 2);
+    UpdateParams params;
+    params.sgd.weight_decay = decay;
+    params.decay_norm_and_bias = norm_and_bias;
+    params.decay_depthwise = depthwise;
+    for (size_t i = 0; i < graph.parameters().size(); ++i) {
+      s.state->parameter(static_cast<int>(i))[0] = 0.5f;  // biases begin as zeros
+    }
+    s.executor->TrainStep(params);
+    std::vector<std::vector<float>> all;
+    for (size_t i = 0; i < graph.parameters().size(); ++i) {
+      const float* const p = s.state->parameter(static_cast<int>(i));
+      all.emplace_back(p, p + graph.parameters()[i].count());
+    }
+    return all;
+  };
+  const auto none = weights(true, true, 0.0);
+  int depthwise_weights = 0;
+  for (const bool norm_and_bias : {false, true}) {
+    for (const bool depthwise : {false, true}) {
+      const auto decayed = weights(norm_and_bias, depthwise, 0.5);
+      for (size_t i = 0; i < graph.parameters().size(); ++i) {
+        const Parameter& p = graph.parameters()[i];
+        const bool is_depthwise = graph.node(p.node).groups > 1 && !p.norm_or_bias();
+        depthwise_weights += is_depthwise;
+        EXPECT_EQ(p.depthwise, is_depthwise) << p.name;
+        const bool decays = p.norm_or_bias() ? norm_and_bias : !is_depthwise || depthwise;
+        EXPECT_EQ(decayed[i] != none[i], decays) << p.name;
+      }
+    }
+  }
+  EXPECT_GT(depthwise_weights, 0);
+}
+
 TEST(ExecutorTest, StepsMatchTheReferencesSgd) {
   const Graph graph = EveryOperation();
   PlanOptions options;

@@ -100,6 +100,7 @@ TEST(CnnTrainTest, HelpListsTheFlags) {
                            "nesterov",
                            "weight_decay",
                            "decay_norm_and_bias",
+                           "decay_depthwise",
                            "label_smoothing",
                            "dropout",
                            "ema",

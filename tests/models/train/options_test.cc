@@ -147,6 +147,9 @@ TEST(OptionsTest, JsonGoesBothWays) {
   nlohmann::json broken = json;
   broken.erase("ema");
   EXPECT_FALSE(TrainOptionsFromJson(broken).ok());
+  nlohmann::json before_there_was_a_flag = json;
+  before_there_was_a_flag.erase("decay_depthwise");
+  EXPECT_EQ(nlohmann::json(TrainOptionsFromJson(before_there_was_a_flag).value()), json);
   broken = json;
   broken["epochs"] = "ten";
   EXPECT_FALSE(TrainOptionsFromJson(broken).ok());
