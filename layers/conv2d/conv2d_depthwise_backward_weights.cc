@@ -19,7 +19,7 @@ namespace depthwise {
 //   x[o*kStride - padding + r, (ow+b)*kStride - padding + s] * dy[o, ow+b],
 // for one vector of channels. The nine sums stay in registers, and so do the rows of dy that a row
 // of x meets: every element of x and of dy is loaded, and goes through its prologue, once.
-template <int kStride, int kCols, Load kLoadX, Load kLoadDy>
+template <int kStride, int kCols, Load kLoadX, Load kLoadDy, Edge kEdge>
 struct WeightsStrip {
   static constexpr int kInCols = (kCols - 1) * kStride + 3;
 
@@ -47,7 +47,8 @@ struct WeightsStrip {
     VF acc[9];
     HWY_UNROLL(9)
     for (int t = 0; t < 9; ++t) acc[t] = LoadLanes<kTail>(dw + t * tap_step + c, count);
-    InputLanes<kLoadX, kInCols, true, kTail> in(x, x_columns, n, c, count);
+    constexpr int kBegin = kEdge == Edge::kFirst ? 1 : 0;
+    InputLanes<kLoadX, kInCols, kEdge == Edge::kAny, kTail> in(x, x_columns, n, c, count);
     InputLanes<kLoadDy, kCols, false, kTail> gradient(dy, dy_columns, n, c, count);
     const VF zero = hn::Zero(DF());
     // Rows k, k - 1, k - 2 of dy; zero where they are not in [row0, row1).
@@ -72,7 +73,7 @@ struct WeightsStrip {
       if (i >= 0 && i < in_rows) {
         in.SetRow(i);
         HWY_UNROLL(16)
-        for (int j = 0; j < kInCols; ++j) {
+        for (int j = kBegin; j < kInCols; ++j) {
           if (j >= 3 - kStride) in.Prefetch(j);  // the strip before has read the others
           const VF v = in.Get(j);
           AddTap(v, j, g0, acc);
@@ -84,7 +85,7 @@ struct WeightsStrip {
         if (k < row1 && i + 1 >= 0 && i + 1 < in_rows) {
           in.SetRow(i + 1);
           HWY_UNROLL(16)
-          for (int j = 0; j < kInCols; ++j) {
+          for (int j = kBegin; j < kInCols; ++j) {
             if (j >= 1) in.Prefetch(j);
             AddTap(in.Get(j), j, g0, acc + 3);
           }
@@ -116,10 +117,19 @@ struct WeightsRows {
 
   template <int kCols>
   HWY_INLINE void Strip(int64_t ow) const {
-    using Kernel = WeightsStrip<kStride, kCols, kLoadX, kLoadDy>;
-    const Columns<Kernel::kInCols> x_columns(x, ow * kStride - padding);
+    const Columns<(kCols - 1) * kStride + 3> x_columns(x, ow * kStride - padding);
+    if constexpr (kStride == 2 && kCols == 4) {
+      if (x_columns.edge == Edge::kNone) return Walk<kCols, Edge::kNone>(x_columns, ow);
+      if (x_columns.edge == Edge::kFirst) return Walk<kCols, Edge::kFirst>(x_columns, ow);
+    }
+    Walk<kCols, Edge::kAny>(x_columns, ow);
+  }
+  template <int kCols, Edge kEdge>
+  HWY_NOINLINE void Walk(const Columns<(kCols - 1) * kStride + 3>& x_columns, int64_t ow) const {
     const Columns<kCols> dy_columns(dy, ow);
-    ForEachVec(c0, c1, Kernel{x, x_columns, dy, dy_columns, dw, tap_step, padding, n, row0, row1});
+    ForEachVec(c0, c1,
+               WeightsStrip<kStride, kCols, kLoadX, kLoadDy, kEdge>{
+                   x, x_columns, dy, dy_columns, dw, tap_step, padding, n, row0, row1});
   }
 };
 

@@ -44,6 +44,9 @@ struct Input {
   GradientPrologue<float> gradient;
 };
 
+// Which columns of a strip are outside the image: none, the first, or any.
+enum class Edge { kNone, kFirst, kAny };
+
 // kCols columns of an input from `first` on. Those outside the image are masked to zero, after the
 // prologue, and read from a pixel inside instead.
 template <int kCols>
@@ -51,11 +54,13 @@ struct Columns {
   HWY_ALIGN float inside[kCols * HWY_LANES(float)];  // all bits or none
   int64_t offset[kCols];                             // from the first pixel of a row
   int64_t second[kCols];                             // of gradient.x
+  Edge edge = Edge::kAny;
 
   template <Load kLoad>
   Columns(const Input<kLoad>& input, int64_t first) {
     const DF d;
     const DI di;
+    if (first + kCols <= input.x.w && first >= -1) edge = first < 0 ? Edge::kFirst : Edge::kNone;
     for (int j = 0; j < kCols; ++j) {
       const int64_t column = first + j;
       const int64_t nearest = std::clamp<int64_t>(column, 0, input.x.w - 1);
@@ -300,7 +305,7 @@ struct Taps {
 //   + s] * taps[3*r+s],
 // for one vector of channels. Every element of x is loaded, and goes through the prologue, once:
 // rows are added to the three (stride 2: two) rows of sums that they reach, which move up in turn.
-template <int kStride, int kCols, Load kLoad, Finish kFinish>
+template <int kStride, int kCols, Load kLoad, Finish kFinish, Edge kEdge>
 struct CorrelateStrip {
   static constexpr int kInCols = (kCols - 1) * kStride + 3;
 
@@ -332,8 +337,9 @@ struct CorrelateStrip {
     const int64_t begin = row0, end = row1;
     const int64_t pad = padding;
     const VF start = bias == nullptr ? hn::Zero(DF()) : LoadLanes<kTail>(bias + c, count);
-    InputLanes<kLoad, kInCols, true, kTail> in(input, columns, n, c, count);
+    InputLanes<kLoad, kInCols, kEdge == Edge::kAny, kTail> in(input, columns, n, c, count);
     OutputLanes<kFinish, kTail> out(output, n, ow, c, count);
+    constexpr int kBegin = kEdge == Edge::kFirst ? 1 : 0;
     if constexpr (kStride == 1) {
       VF acc0[kCols], acc1[kCols], acc2[kCols];
       HWY_UNROLL(4)
@@ -343,7 +349,7 @@ struct CorrelateStrip {
         if (i >= 0 && i < in_rows) {
           in.SetRow(i);
           HWY_UNROLL(8)
-          for (int j = 0; j < kInCols; ++j) {
+          for (int j = kBegin; j < kInCols; ++j) {
             const VF x = in.Get(j);
             AddTap(x, j, w + 6, acc0);
             AddTap(x, j, w + 3, acc1);
@@ -371,7 +377,7 @@ struct CorrelateStrip {
         if (i >= 0 && i < in_rows) {
           in.SetRow(i);
           HWY_UNROLL(16)
-          for (int j = 0; j < kInCols; ++j) {
+          for (int j = kBegin; j < kInCols; ++j) {
             const VF x = in.Get(j);
             AddTap(x, j, w + 6, acc0);
             AddTap(x, j, w, acc1);
@@ -385,7 +391,7 @@ struct CorrelateStrip {
         if (k < end && i + 1 >= 0 && i + 1 < in_rows) {
           in.SetRow(i + 1);
           HWY_UNROLL(16)
-          for (int j = 0; j < kInCols; ++j) AddTap(in.Get(j), j, w + 3, acc1);
+          for (int j = kBegin; j < kInCols; ++j) AddTap(in.Get(j), j, w + 3, acc1);
         }
         HWY_UNROLL(4)
         for (int b = 0; b < kCols; ++b) {
@@ -414,9 +420,19 @@ struct CorrelateRows {
 
   template <int kCols>
   HWY_INLINE void Strip(int64_t ow) const {
-    using Kernel = CorrelateStrip<kStride, kCols, kLoad, kFinish>;
-    const Columns<Kernel::kInCols> columns(input, ow * kStride - padding);
-    ForEachVec(c0, c1, Kernel{input, columns, output, taps, bias, padding, n, row0, row1, ow});
+    const Columns<(kCols - 1) * kStride + 3> columns(input, ow * kStride - padding);
+    // Where stride 2 reads more columns than it computes, masking them all would cost half of it.
+    if constexpr (kStride == 2 && kCols == 4) {
+      if (columns.edge == Edge::kNone) return Walk<kCols, Edge::kNone>(columns, ow);
+      if (columns.edge == Edge::kFirst) return Walk<kCols, Edge::kFirst>(columns, ow);
+    }
+    Walk<kCols, Edge::kAny>(columns, ow);
+  }
+  template <int kCols, Edge kEdge>
+  HWY_NOINLINE void Walk(const Columns<(kCols - 1) * kStride + 3>& columns, int64_t ow) const {
+    ForEachVec(c0, c1,
+               CorrelateStrip<kStride, kCols, kLoad, kFinish, kEdge>{
+                   input, columns, output, taps, bias, padding, n, row0, row1, ow});
   }
   // Columns [begin, end).
   void RunColumns(int64_t begin, int64_t end) const { ForEachStrip(begin, end, *this); }
