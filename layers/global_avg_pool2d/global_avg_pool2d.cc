@@ -18,48 +18,57 @@ HWY_BEFORE_NAMESPACE();
 namespace classicnn {
 namespace HWY_NAMESPACE {
 
-// The sum of `pixels` vectors `stride` apart, in four interleaved sums.
-template <Activation kActivation, bool kTail>
-HWY_INLINE VF SumPixels(const float* x, int64_t stride, int64_t pixels, VF scale, VF shift,
-                        int64_t count) {
-  const auto load = [&](const float* from) HWY_ATTR {
-    return Activated<kActivation>(LoadLanes<kTail>(from, count), scale, shift);
-  };
-  VF sum0 = hn::Zero(DF());
-  VF sum1 = sum0;
-  VF sum2 = sum0;
-  VF sum3 = sum0;
-  int64_t p = 0;
-  for (; p + 4 <= pixels; p += 4, x += 4 * stride) {
-    sum0 = hn::Add(sum0, load(x));
-    sum1 = hn::Add(sum1, load(x + stride));
-    sum2 = hn::Add(sum2, load(x + 2 * stride));
-    sum3 = hn::Add(sum3, load(x + 3 * stride));
+// y[c] += the sum over four pixels (fewer: kPixels) of (activated) x, for one vector of channels.
+template <Activation kActivation, int kPixels, bool kTail>
+HWY_INLINE void AddPixels(const float* scale, const float* shift, const float* x, int64_t stride,
+                          int64_t count, float* y) {
+  const VF a = LoadCoefficients<kActivation, kTail>(scale, count);
+  const VF b = LoadCoefficients<kActivation, kTail>(shift, count);
+  VF sum[kPixels];
+  for (int p = 0; p < kPixels; ++p) {
+    sum[p] = Activated<kActivation>(LoadLanes<kTail>(x + p * stride, count), a, b);
   }
-  for (; p < pixels; ++p, x += stride) sum0 = hn::Add(sum0, load(x));
-  return hn::Add(hn::Add(sum0, sum1), hn::Add(sum2, sum3));
+  for (int width = kPixels / 2; width > 0; width /= 2) {
+    for (int p = 0; p < width; ++p) sum[p] = hn::Add(sum[p], sum[p + width]);
+  }
+  StoreLanes<kTail>(hn::Add(LoadLanes<kTail>(y, count), sum[0]), y, count);
 }
 
-template <Activation kActivation, bool kTail>
-HWY_INLINE void AverageVector(const float* scale, const float* shift, const float* x,
-                              int64_t stride, int64_t pixels, int64_t count, float* y) {
-  const VF sum = SumPixels<kActivation, kTail>(
-      x, stride, pixels, LoadCoefficients<kActivation, kTail>(scale, count),
-      LoadCoefficients<kActivation, kTail>(shift, count), count);
-  StoreLanes<kTail>(hn::Div(sum, hn::Set(DF(), static_cast<float>(pixels))), y, count);
-}
-
-template <Activation kActivation>
-void AverageChannels(const float* scale, const float* shift, const float* x, int64_t stride,
-                     int64_t pixels, int64_t channels, float* y) {
+template <Activation kActivation, int kPixels>
+HWY_INLINE void AddRow(const float* scale, const float* shift, const float* x, int64_t stride,
+                       int64_t channels, float* y) {
   const int64_t lanes = Lanes();
   int64_t c = 0;
   for (; c + lanes <= channels; c += lanes) {
-    AverageVector<kActivation, false>(scale + c, shift + c, x + c, stride, pixels, lanes, y + c);
+    AddPixels<kActivation, kPixels, false>(scale + c, shift + c, x + c, stride, lanes, y + c);
   }
   if (c < channels) {
-    AverageVector<kActivation, true>(scale + c, shift + c, x + c, stride, pixels, channels - c,
-                                     y + c);
+    AddPixels<kActivation, kPixels, true>(scale + c, shift + c, x + c, stride, channels - c, y + c);
+  }
+}
+
+// In the order of memory, the sums in y, which stays in the first-level cache: pixels are often a
+// multiple of 4 KiB apart, and a walk one vector wide meets one set of the cache again and again
+// (370 us instead of 107 for 64 images of 1,024 channels at 8 x 8).
+template <Activation kActivation>
+void AverageChannels(const float* scale, const float* shift, const float* x, int64_t stride,
+                     int64_t pixels, int64_t channels, float* y) {
+  std::fill(y, y + channels, 0.0f);
+  int64_t p = 0;
+  for (; p + 4 <= pixels; p += 4, x += 4 * stride) {
+    AddRow<kActivation, 4>(scale, shift, x, stride, channels, y);
+  }
+  for (; p < pixels; ++p, x += stride) {
+    AddRow<kActivation, 1>(scale, shift, x, stride, channels, y);
+  }
+  const int64_t lanes = Lanes();
+  const VF area = hn::Set(DF(), static_cast<float>(pixels));
+  int64_t c = 0;
+  for (; c + lanes <= channels; c += lanes) {
+    hn::StoreU(hn::Div(hn::LoadU(DF(), y + c), area), DF(), y + c);
+  }
+  if (c < channels) {
+    StoreFirst(hn::Div(LoadFirst(y + c, channels - c), area), y + c, channels - c);
   }
 }
 

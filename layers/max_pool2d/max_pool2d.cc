@@ -101,6 +101,7 @@ void MaxPoolRowT(const Pool2dParams& params, const float* scale, const float* sh
   const int64_t oh = row % y.h;
   const IndexRange rows = ValidTaps(params, oh, x.h);
   const int64_t row_stride = x.w * x.pixel_stride;
+  const bool hints = ComesFromMemory(4 * (x.size() + y.size()));
   const float* const x_row =
       x.Pixel(image, 0, 0) + FirstInput(params, oh) * row_stride;  // used only within the image
   for (int64_t ow = 0; ow < y.w; ++ow) {
@@ -110,9 +111,11 @@ void MaxPoolRowT(const Pool2dParams& params, const float* scale, const float* sh
                         : whole && params.kernel == 2 ? &MaxPixel<2, kActivation>
                                                       : &MaxPixel<0, kActivation>;
     const int64_t out = row * y.w + ow;
-    PrefetchPixels(x, image,
-                   {FirstInput(params, oh) + rows.begin, FirstInput(params, oh) + rows.end},
-                   (ow + kPrefetchAhead) * params.stride, params.stride);
+    if (hints) {
+      PrefetchPixels(x, image,
+                     {FirstInput(params, oh) + rows.begin, FirstInput(params, oh) + rows.end},
+                     (ow + kPrefetchAhead) * params.stride, params.stride);
+    }
     // What a vector writes beyond its pixel, the next pixels of the row overwrite.
     kernel(scale, shift, x_row + FirstInput(params, ow) * x.pixel_stride, row_stride,
            x.pixel_stride, params.kernel, rows, columns, y.c, y.Pixel(out),
