@@ -3,6 +3,7 @@
 #include <time.h>
 
 #include <algorithm>
+#include <limits>
 #include <set>
 
 #include "absl/strings/str_cat.h"
@@ -18,52 +19,79 @@ int64_t NowNanos() {
   return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
 }
 
-Tracer::Tracer(int64_t max_events) {
+Tracer::Tracer(int64_t max_events)
+    : events_(static_cast<size_t>(std::max<int64_t>(0, max_events))),
+      block_(max_events >= 10000 ? 64 : 1) {
   CNN_CHECK(max_events >= 0, max_events, " events");
-  events_.resize(static_cast<size_t>(max_events));
+  RetireBlocks();
 }
+
+void Tracer::RetireBlocks() {
+  static std::atomic<uint64_t> generations{0};
+  generation_ = ++generations;
+}
+
+Tracer::Event* Tracer::TakeEvent() {
+  struct Block {
+    uint64_t generation = 0;
+    size_t next = 0;
+    size_t end = 0;
+  };
+  thread_local Block block;
+  if (block.generation != generation_ || block.next == block.end) {
+    const auto first = static_cast<size_t>(next_.fetch_add(block_, std::memory_order_relaxed));
+    const size_t end = std::min(first + static_cast<size_t>(block_), events_.size());
+    block = {generation_, std::min(first, end), end};
+    if (first >= end) {
+      dropped_.fetch_add(1, std::memory_order_relaxed);
+      return nullptr;
+    }
+  }
+  return &events_[block.next++];
+}
+
+size_t Tracer::Taken() const { return std::min(static_cast<size_t>(next_.load()), events_.size()); }
 
 void Tracer::Span(const char* name, const char* category, int worker, int64_t begin_ns,
                   int64_t end_ns) {
-  const int64_t slot = next_.fetch_add(1, std::memory_order_relaxed);
-  if (slot >= static_cast<int64_t>(events_.size())) return;
-  events_[static_cast<size_t>(slot)] = {name, category, worker, begin_ns, end_ns};
+  Event* const event = TakeEvent();
+  if (event != nullptr) *event = {name, category, worker, begin_ns, end_ns};
 }
 
 void Tracer::Counter(const char* name, int64_t at_ns, int64_t value) {
-  const int64_t slot = next_.fetch_add(1, std::memory_order_relaxed);
-  if (slot >= static_cast<int64_t>(events_.size())) return;
-  events_[static_cast<size_t>(slot)] = {name, nullptr, 0, at_ns, value};
+  Event* const event = TakeEvent();
+  if (event != nullptr) *event = {name, nullptr, 0, at_ns, value};
 }
 
-int64_t Tracer::dropped() const {
-  return std::max<int64_t>(0, next_.load() - static_cast<int64_t>(events_.size()));
-}
+int64_t Tracer::dropped() const { return dropped_; }
 
 void Tracer::Clear() {
+  std::fill_n(events_.begin(), Taken(), Event());
   next_ = 0;
+  dropped_ = 0;
   kept_ = 0;
+  RetireBlocks();
 }
 
 void Tracer::KeepNames() {
-  const int64_t count = std::min<int64_t>(next_.load(), static_cast<int64_t>(events_.size()));
-  for (; kept_ < count; ++kept_) {
-    Event& event = events_[static_cast<size_t>(kept_)];
+  for (; kept_ < Taken(); ++kept_) {
+    Event& event = events_[kept_];
+    if (event.name == nullptr) continue;
     event.name = names_.emplace(event.name).first->c_str();
     if (event.category != nullptr) event.category = names_.emplace(event.category).first->c_str();
   }
+  RetireBlocks();
 }
 
 absl::Status Tracer::WriteJson(const std::string& path) const {
   auto file = AtomicFile::Create(path);
   if (!file.ok()) return file.status();
-  const auto count =
-      static_cast<size_t>(std::min<int64_t>(next_.load(), static_cast<int64_t>(events_.size())));
-  int64_t origin_ns = 0;
+  int64_t origin_ns = std::numeric_limits<int64_t>::max();
   std::set<int> workers;
-  for (size_t i = 0; i < count; ++i) {
+  for (size_t i = 0; i < Taken(); ++i) {
     const Event& e = events_[i];
-    origin_ns = i == 0 ? e.begin_ns : std::min(origin_ns, e.begin_ns);
+    if (e.name == nullptr) continue;
+    origin_ns = std::min(origin_ns, e.begin_ns);
     if (e.category != nullptr) workers.insert(e.worker);
   }
 
@@ -83,8 +111,9 @@ absl::Status Tracer::WriteJson(const std::string& path) const {
          {"args", {{"name", absl::StrCat("worker ", worker)}}}});
   }
   const auto micros = [](int64_t ns) { return static_cast<double>(ns) * 1e-3; };
-  for (size_t i = 0; i < count; ++i) {
+  for (size_t i = 0; i < Taken(); ++i) {
     const Event& e = events_[i];
+    if (e.name == nullptr) continue;
     if (e.category != nullptr) {
       add({{"ph", "X"},
            {"name", e.name},

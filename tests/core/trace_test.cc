@@ -84,6 +84,44 @@ TEST(Tracer, ManyEventsSurviveChunkedWriting) {
   EXPECT_EQ(Written(tracer).at("traceEvents").size(), 30001u);
 }
 
+// Threads hold parts of the reserve: what one recorded before is neither lost nor mixed up with
+// what it records later, nor with what it records elsewhere in between.
+TEST(Tracer, ThreadsRecordIntoSeveralTracersInTurns) {
+  Tracer one(20000), two(20000);
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < 500; ++i) one.Span("one", "y", t, i, i + 1);
+      for (int i = 0; i < 334; ++i) two.Span("two", "y", t, i, i + 2);
+      for (int i = 0; i < 500; ++i) one.Span("one", "y", t, i, i + 1);
+    });
+  }
+  for (auto& t : threads) t.join();
+  const auto durations = [](const Tracer& tracer, const char* name) {
+    const auto json = Written(tracer);
+    double sum = 0;
+    for (const auto& e : json.at("traceEvents")) {
+      if (e.at("ph") != "X") continue;
+      EXPECT_EQ(e.at("name"), name);
+      sum += e.at("dur").get<double>();
+    }
+    return sum;
+  };
+  EXPECT_NEAR(durations(one, "one"), 4.0, 1e-9);
+  EXPECT_NEAR(durations(two, "two"), 4 * 334 * 0.002, 1e-9);
+  EXPECT_EQ(one.dropped(), 0);
+  {
+    const std::string name = "one";
+    one.Span(name.c_str(), "y", 0, 0, 1000);
+    one.KeepNames();
+  }
+  one.Span("one", "y", 0, 0, 1000);
+  EXPECT_NEAR(durations(one, "one"), 6.0, 1e-9);
+  one.Clear();
+  one.Span("one", "y", 0, 0, 1000);
+  EXPECT_NEAR(durations(one, "one"), 1.0, 1e-9) << "nothing of before";
+}
+
 TEST(Tracer, NamesThePathItCannotWrite) {
   const absl::Status status = Tracer(1).WriteJson("/nonexistent/folder/trace.json");
   EXPECT_FALSE(status.ok());
