@@ -64,7 +64,7 @@ void Forward(const Conv2dForwardArgs<float>& args, Context& ctx) {
   product.weight_column_stride = 1;
   product.epilogue.bias = args.bias;
   product.activation = args.activation;
-  constexpr char kZone[] = "conv2d.forward.pointwise";
+  constexpr const char* kZone = "conv2d.forward.pointwise";
   if (!args.statistics.active()) {
     RunTapProduct(kZone, product, args.workspace, ctx);
     return;
@@ -94,7 +94,7 @@ void BackwardData(const Conv2dBackwardDataArgs<float>& args, Context& ctx) {
   product.weight_column_stride = args.shape.out_channels;
   product.epilogue.accumulate = args.accumulate;
   product.gradient = args.gradient;
-  constexpr char kZone[] = "conv2d.backward_data.pointwise";
+  constexpr const char* kZone = "conv2d.backward_data.pointwise";
   if (!args.epilogue.active()) {
     RunTapProduct(kZone, product, args.workspace, ctx);
     return;
