@@ -4,12 +4,19 @@
 
 #include <cmath>
 #include <cstring>
+#include <set>
+#include <string>
 
 #include "absl/strings/str_cat.h"
+#include "core/file.h"
 #include "core/random.h"
+#include "core/trace.h"
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "models/model.h"
 #include "models/reference_model.h"
+#include "nlohmann/json.hpp"
+#include "tests/testing/temp_folder.h"
 
 namespace classicnn {
 namespace {
@@ -385,6 +392,30 @@ TEST(ExecutorTest, DecaysWhatItIsToldTo) {
     }
   }
   EXPECT_GT(depthwise_weights, 0);
+}
+
+// Names must live until the trace is written: a kernel's local array does not.
+TEST(ExecutorTest, TracesEveryLoopByItsName) {
+  const Graph graph = EveryOperation();
+  PlanOptions options;
+  options.batch = 4;
+  Fixture s(graph, options, 2);
+  Tracer tracer;
+  s.ctx.set_tracer(&tracer);
+  s.executor->TrainStep(UpdateParams());
+  s.ctx.set_tracer(nullptr);
+  EXPECT_EQ(tracer.dropped(), 0);
+  const TempFolder folder;
+  ASSERT_TRUE(tracer.WriteJson(folder / "trace.json").ok());
+  const auto json = nlohmann::json::parse(ReadFile(folder / "trace.json").value());
+  std::set<std::string> zones;
+  for (const auto& e : json.at("traceEvents")) {
+    if (e.value("cat", "") == "pieces") zones.insert(e.at("name").get<std::string>());
+  }
+  EXPECT_GT(zones.size(), 20u);
+  for (const std::string& zone : zones) {
+    EXPECT_THAT(zone, testing::MatchesRegex("[a-z0-9_]+([.][a-z0-9_]+)*"));
+  }
 }
 
 TEST(ExecutorTest, StepsMatchTheReferencesSgd) {
