@@ -88,7 +88,7 @@ struct Plans {
 // 64 images where they cost no more per image than larger ones: twice as many in the same time.
 Plans PlansOf(absl::string_view model) {
   if (model == "vgg16") return {5, 20, 128};
-  if (model == "resnet18") return {3, 15, 128};
+  if (model == "resnet18") return {3, 15, 64};
   if (model == "googlenet") return {1, 4, 64};
   if (model == "densenet121") return {1, 5, 64};
   return {10, 25, 64};  // mobilenetv1
