@@ -39,8 +39,9 @@ struct MachinePeaks {
 // $XDG_CACHE_HOME/classicnn/peaks.json, or ~/.cache/..., or nowhere if that cannot be written.
 // CLASSICNN_PEAKS_CACHE names another file; empty switches the cache off. A probe takes about a
 // second. The first three programs that ask all measure, and the best counts: a probe that met a
-// busy machine is not believed for ever. Within a process the answer stays the same. Where a machine is given less than
-// a whole number of CPUs, this is what it reaches between two throttlings.
+// busy machine is not believed for ever. Within a process the answer stays the same. Where a
+// machine is given less than a whole number of CPUs, this is what it reaches between two
+// throttlings.
 absl::StatusOr<MachinePeaks> GetMachinePeaks(int num_threads);
 
 // How this library was built.
