@@ -84,7 +84,7 @@ TuningCache::TuningCache(std::string path)
     : path_(std::move(path)), choices_(ReadChoices(/*quietly=*/false)) {}
 
 nlohmann::json TuningCache::ReadChoices(bool quietly) const {
-  const nlohmann::json nothing = nlohmann::json::object();
+  nlohmann::json nothing = nlohmann::json::object();
   if (path_.empty()) return nothing;
   const auto text = ReadFile(path_);
   if (!text.ok()) {
@@ -93,7 +93,7 @@ nlohmann::json TuningCache::ReadChoices(bool quietly) const {
   }
   const auto ignored = [&](const char* why) {
     if (!quietly) Say(absl::StrCat("ignoring ", path_, ": ", why));
-    return nothing;
+    return nlohmann::json::object();
   };
   if (text->size() > kMostBytes) return ignored("it is too large for a file of choices");
   auto file = nlohmann::json::parse(*text, nullptr, /*allow_exceptions=*/false);

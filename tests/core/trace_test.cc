@@ -61,6 +61,7 @@ TEST(Tracer, KeepsNamesWhoseOwnersGo) {
 TEST(Tracer, DropsAndCountsWhatDoesNotFit) {
   Tracer tracer(100);
   std::vector<std::thread> threads;
+  threads.reserve(4);
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&tracer, t] {
       for (int i = 0; i < 50; ++i) tracer.Span("x", "y", t, i, i + 1);
@@ -89,6 +90,7 @@ TEST(Tracer, ManyEventsSurviveChunkedWriting) {
 TEST(Tracer, ThreadsRecordIntoSeveralTracersInTurns) {
   Tracer one(20000), two(20000);
   std::vector<std::thread> threads;
+  threads.reserve(4);
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&, t] {
       for (int i = 0; i < 500; ++i) one.Span("one", "y", t, i, i + 1);

@@ -39,7 +39,7 @@ class TempFolder {
   std::string operator/(const std::string& name) const { return path_ + "/" + name; }
 
   std::string Write(const std::string& name, const std::string& contents) const {
-    const std::string path = *this / name;
+    std::string path = *this / name;
     std::filesystem::create_directories(std::filesystem::path(path).parent_path());
     std::ofstream(path, std::ios::binary) << contents;
     return path;
