@@ -301,8 +301,8 @@ void RunTapProduct(const char* zone, const TapProduct& p, Workspace workspace, C
       for (int64_t panel = first_panel; panel <= last_panel; ++panel) {
         const int64_t column = panel * width;
         const int64_t panel_columns = std::min(width, columns - column);
-        GemmPanel b{panel_at(panel), DivideUp(panel_columns, geometry.lanes) * geometry.lanes,
-                    column, panel_columns};
+        GemmPanel b{nullptr, DivideUp(panel_columns, geometry.lanes) * geometry.lanes, column,
+                    panel_columns};
         PrefetchQueue queue;
         queue.Clear();
         if (reads_in_place && b.row_stride == panel_columns) {
@@ -319,6 +319,8 @@ void RunTapProduct(const char* zone, const TapProduct& p, Workspace workspace, C
               PackSegment(p, geometry, panel, tap, own_panel);
             }
             b.data = own_panel;
+          } else {
+            b.data = panel_at(panel);
           }
           next.Part(p, panel - first_panel, last_panel - first_panel + 1, &queue);
           queue.SpreadOver(num_blocks * GemmPrefetchSteps(depth));
