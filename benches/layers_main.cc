@@ -43,7 +43,8 @@ ABSL_FLAG(
     "this program was built with oneDNN.");
 ABSL_FLAG(std::string, algorithm, "",
           "Convolution algorithm to force: pointwise, direct, depthwise, winograd4, winograd2, "
-          "winograd2x5, winograd4x5. Of the models' shapes those that it can run are measured. "
+          "winograd2x5, winograd4x5, few_pixels. Of the models' shapes those that it can run are "
+          "measured. "
           "Empty: the one a "
           "plan would take.");
 ABSL_FLAG(bool, autotune, false,

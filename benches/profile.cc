@@ -38,6 +38,7 @@ void AddFusions(const Step& step, Row& row) {
   }
   if (step.mean.valid()) AddNote(row, "statistics");
   if (step.gradient.active()) AddNote(row, "gradient prologue");
+  if (step.updates) AddNote(row, "update");
   if (step.has_epilogue()) AddNote(row, "gradient epilogue");
 }
 

@@ -121,23 +121,29 @@ void Executor::TrainStep(const UpdateParams& params) {
   if (plan_.options.update == Update::kAfterBackward) ApplyUpdate();
 }
 
-void Executor::RunUpdate(const Step& step) {
-  const Operand& gradient = step.parameter_gradients[0];
-  const Parameter& p = graph_.parameters()[static_cast<size_t>(gradient.index)];
-  const bool decay = update_.Decays(p);
-  float* const w = state_->parameter(gradient.index);
-  const auto* const g = reinterpret_cast<const float*>(data(gradient));
+ParameterUpdate Executor::update_of(int parameter) const {
+  const bool decay = update_.Decays(graph_.parameters()[static_cast<size_t>(parameter)]);
+  ParameterUpdate update;
+  update.w = state_->parameter(parameter);
+  update.m = state_->momentum(parameter);
   if (state_->optimizer() == Optimizer::kSgd) {
     SgdParams params = update_.sgd;
     if (!decay) params.weight_decay = 0;
-    SgdUpdate(params, p.count(), w, g, state_->momentum(gradient.index), ctx_);
+    update.rule = params;
   } else {
     AdamWParams params = update_.adamw;
     if (!decay) params.weight_decay = 0;
     params.step = state_->updates;
-    AdamWUpdate(params, p.count(), w, g, state_->momentum(gradient.index),
-                state_->second_moment(gradient.index), ctx_);
+    update.rule = params;
+    update.v = state_->second_moment(parameter);
   }
+  return update;
+}
+
+void Executor::RunUpdate(const Step& step) {
+  const Operand& gradient = step.parameter_gradients[0];
+  const int64_t count = graph_.parameters()[static_cast<size_t>(gradient.index)].count();
+  UpdateParameter(update_of(gradient.index), count, floats(gradient), ctx_);
 }
 
 void Executor::RunConv2d(const Step& step, const Workspace& workspace) {
@@ -158,6 +164,7 @@ void Executor::RunConv2d(const Step& step, const Workspace& workspace) {
   }
   Conv2dBackwardDataArgs<float> data;
   Conv2dBackwardWeightsArgs<float> weight;
+  ParameterUpdate update;
   data.shape = weight.shape = shape;
   data.algorithm = weight.algorithm = step.algorithm;
   data.dy = weight.dy = view(step.inputs[0]);
@@ -171,7 +178,12 @@ void Executor::RunConv2d(const Step& step, const Workspace& workspace) {
   }
   if (step.kind != StepKind::kConv2dBackwardData) {
     weight.x = view(step.inputs[1]);
-    weight.dweights = floats(step.parameter_gradients[0]);
+    if (step.updates) {
+      update = update_of(graph_.node(step.node).parameters[0]);
+      weight.update = &update;
+    } else {
+      weight.dweights = floats(step.parameter_gradients[0]);
+    }
     weight.activation = activation(step, 0);
   }
   if (step.kind == StepKind::kConv2dBackwardData) {

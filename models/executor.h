@@ -87,6 +87,7 @@ class Executor {
   void RunPassOrFold(const Step& step, const Workspace& workspace);
   void RunAddBackward(const Step& step, const Workspace& workspace);
   void RunUpdate(const Step& step);
+  ParameterUpdate update_of(int parameter) const;
   float* floats(const Operand& operand) const { return reinterpret_cast<float*>(data(operand)); }
   ActivationPrologue<float> activation(const Step& step, size_t input) const;
   GradientPrologue<float> gradient_prologue(const Step& step) const;

@@ -166,6 +166,14 @@ Step PlanBuilder::NewStep(StepKind kind, Phase phase, NodeId node, const char* s
   return step;
 }
 
+int64_t PlanBuilder::ParameterBytes(NodeId node) const {
+  int64_t count = 0;
+  for (const int p : graph_.node(node).parameters) {
+    count += graph_.parameters()[static_cast<size_t>(p)].count();
+  }
+  return count * static_cast<int64_t>(sizeof(float));
+}
+
 void PlanBuilder::Emit(Step step) {
   step.ForEachOperand([&](const Operand& o) {
     if (o.role != Role::kWorkspace) step.bytes += o.bytes;
@@ -176,11 +184,10 @@ void PlanBuilder::Emit(Step step) {
   // Parameters are read or, by an update, read and written beside their momentum.
   if (step.kind == StepKind::kUpdateParameter) {
     step.bytes += 4 * step.parameter_gradients[0].bytes;
+  } else if (step.updates) {
+    step.bytes += 4 * ParameterBytes(step.node);
   } else if (step.phase != Phase::kLoss && step.parameter_gradients.empty()) {
-    for (const int p : graph_.node(step.node).parameters) {
-      step.bytes +=
-          graph_.parameters()[static_cast<size_t>(p)].count() * static_cast<int64_t>(sizeof(float));
-    }
+    step.bytes += ParameterBytes(step.node);
   }
   plan_.steps.push_back(std::move(step));
 }

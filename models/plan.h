@@ -169,7 +169,8 @@ struct Step {
   //   forward steps     inputs: x...            outputs: y
   //   ..Backward,       inputs: dy, then what the layer needs (ReLU: y; batch norm: x; pooling:
   //   ..BackwardData            argmax)         outputs: dx... (concat: one for each input)
-  //   ..BackwardWeights inputs: dy, x           outputs: none; parameter_gradients
+  //   ..BackwardWeights inputs: dy, x           outputs: none; parameter_gradients, or none where
+  //                                             it updates
   //   convolution's Backward: what the two above have
   //   cross-entropy     inputs: logits, labels  outputs: dlogits (invalid without backward)
   //   update            parameter_gradients: the one it applies
@@ -194,6 +195,7 @@ struct Step {
   Operand loss;                       // cross-entropy
   Operand workspace;
   bool accumulate = false;  // outputs are added to, not overwritten
+  bool updates = false;     // backward weights: applies the gradient instead of storing it
 
   std::vector<ActivationOperands> activations;  // by input; empty: none is active
   Operand mean, var;
@@ -244,6 +246,12 @@ struct Step {
     }
   }
 };
+
+// The parameter that a step updates, or -1.
+inline int UpdatedParameter(const Graph& graph, const Step& step) {
+  if (step.kind == StepKind::kUpdateParameter) return step.parameter_gradients[0].index;
+  return step.updates ? graph.node(step.node).parameters[0] : -1;
+}
 
 // Memory that one buffer occupies from step `first` to step `last`, both included.
 struct BufferLifetime {

@@ -1,5 +1,7 @@
 // The backward steps of a plan, derived from the graph, and the updates.
 #include <algorithm>
+#include <array>
+#include <utility>
 
 #include "layers/batch_norm2d/batch_norm2d.h"
 #include "layers/global_avg_pool2d/global_avg_pool2d.h"
@@ -130,7 +132,12 @@ void PlanBuilder::EmitBackward(NodeId id) {
         Emit(std::move(step));
         break;
       }
-      for (const Conv2dPass pass : {Conv2dPass::kBackwardWeights, Conv2dPass::kBackwardData}) {
+      std::array<Conv2dPass, 2> passes = {Conv2dPass::kBackwardWeights, Conv2dPass::kBackwardData};
+      const bool updates = plan_.options.update == Update::kFused &&
+                           Conv2dUpdates(Conv2dAlgorithms(s, passes[0], plan_.options.winograd)[0]);
+      // The gradient of the input needs the weights as they were.
+      if (updates) std::swap(passes[0], passes[1]);
+      for (const Conv2dPass pass : passes) {
         const bool weights = pass == Conv2dPass::kBackwardWeights;
         if (!weights && !input_needs_gradient) continue;
         Step step =
@@ -141,7 +148,8 @@ void PlanBuilder::EmitBackward(NodeId id) {
         if (weights) {
           const Operand value = ReadValue(x, &step);
           step.inputs = {dy, value};
-          step.parameter_gradients = {ParameterGradient(node.parameters[0])};
+          step.updates = updates;
+          if (!updates) step.parameter_gradients = {ParameterGradient(node.parameters[0])};
         } else {
           step.inputs = {dy};
           AddGradientOutput(x, &step);
@@ -152,6 +160,7 @@ void PlanBuilder::EmitBackward(NodeId id) {
             step.name, Conv2dWorkspaceBytes(s, pass, step.algorithm, threads, step.fusion()));
         Emit(std::move(step));
       }
+      if (updates) return;
       break;
     }
     case Op::kLinear: {

@@ -35,6 +35,7 @@ struct Conv2dAlgorithmOps {
   size_t (*backward_workspace_bytes)(const Conv2dShape& shape, const Conv2dFusion& fusion);
   void (*backward)(const Conv2dBackwardDataArgs<float>& data,
                    const Conv2dBackwardWeightsArgs<float>& weights, Context& ctx);
+  bool updates = false;  // Conv2dUpdates
 };
 
 // Null for an algorithm that is not built in.

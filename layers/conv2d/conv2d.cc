@@ -10,6 +10,7 @@
 #include "layers/conv2d/algorithms.h"
 #include "layers/conv2d/conv2d_depthwise.h"
 #include "layers/conv2d/conv2d_direct.h"
+#include "layers/conv2d/conv2d_few_pixels.h"
 #include "layers/conv2d/conv2d_pointwise.h"
 #include "layers/conv2d/conv2d_winograd.h"
 #include "layers/fusion_passes.h"
@@ -51,9 +52,10 @@ const Conv2dAlgorithmOps* GetConv2dAlgorithmOps(Conv2dAlgorithm algorithm) {
       return &kConv2dWinograd2x5Ops;
     case Conv2dAlgorithm::kWinograd4x5:
       return &kConv2dWinograd4x5Ops;
-    default:
-      return nullptr;
+    case Conv2dAlgorithm::kFewPixels:
+      return &kConv2dFewPixelsOps;
   }
+  return nullptr;
 }
 
 template <typename T>
@@ -74,7 +76,7 @@ template <typename T>
 void CheckConv2dArgs(const Conv2dBackwardWeightsArgs<T>& args) {
   CheckView(args.x, args.shape.input(), "x");
   CheckView(args.dy, args.shape.output(), "dy");
-  CNN_CHECK(args.dweights != nullptr);
+  CNN_CHECK(args.dweights != nullptr || args.update != nullptr);
 }
 
 template void CheckConv2dArgs(const Conv2dForwardArgs<float>&);
@@ -195,7 +197,14 @@ void Conv2dBackwardWeights(const Conv2dBackwardWeightsArgs<float>& given, Contex
     ColumnSums("conv2d.backward_weights.bias", args.dy.data, args.dy.pixels(), args.dy.c,
                args.dy.pixel_stride, args.dbias, args.workspace, ctx);
   }
+  CNN_CHECK(args.update == nullptr || Conv2dUpdates(args.algorithm),
+            Conv2dAlgorithmName(args.algorithm), " applies no updates");
   OpsFor(args.shape, kPass, args.algorithm).backward_weights(args, ctx);
+}
+
+bool Conv2dUpdates(Conv2dAlgorithm algorithm) {
+  const Conv2dAlgorithmOps* ops = GetConv2dAlgorithmOps(algorithm);
+  return ops != nullptr && ops->updates;
 }
 
 bool Conv2dHasBackward(const Conv2dShape& shape, Conv2dAlgorithm algorithm) {

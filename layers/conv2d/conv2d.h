@@ -27,6 +27,7 @@
 #include "core/context.h"
 #include "core/view.h"
 #include "layers/fusion.h"
+#include "layers/optimizer/optimizer.h"
 
 namespace classicnn {
 
@@ -75,6 +76,7 @@ enum class Conv2dAlgorithm {
   kWinograd2,    // F(2x2, 3x3), likewise
   kWinograd2x5,  // F(2x2, 5x5): kernel 5, stride 1, one group
   kWinograd4x5,  // F(4x4, 5x5), likewise
+  kFewPixels,    // bound by reading the weights: up to 64 pixels in all images, one group
 };
 // Whether results differ from a direct sum by the rounding of transforms.
 bool IsWinograd(Conv2dAlgorithm algorithm);
@@ -131,6 +133,9 @@ struct Conv2dBackwardDataArgs {
   GradientEpilogue<T> epilogue;  // of dx
 };
 
+// Whether backward weights can apply the gradient as it is made.
+bool Conv2dUpdates(Conv2dAlgorithm algorithm);
+
 template <typename T>
 struct Conv2dBackwardWeightsArgs {
   Conv2dShape shape;
@@ -142,6 +147,9 @@ struct Conv2dBackwardWeightsArgs {
   Workspace workspace;
   ActivationPrologue<T> activation;  // of x
   GradientPrologue<T> gradient;      // of dy; dbias must then be null
+  // Where Conv2dUpdates: applied to the weights instead of writing dweights, which may be null. A
+  // backward data with the same weights comes before.
+  const ParameterUpdate* update = nullptr;
 };
 
 void Conv2dForward(const Conv2dForwardArgs<float>& args, Context& ctx);

@@ -115,5 +115,23 @@ void AdamWUpdate(const AdamWParams& params, int64_t count, float* w, const float
   });
 }
 
+void UpdateParameter(const ParameterUpdate& update, int64_t count, const float* g, Context& ctx) {
+  if (const auto* sgd = std::get_if<SgdParams>(&update.rule)) {
+    SgdUpdate(*sgd, count, update.w, g, update.m, ctx);
+  } else {
+    AdamWUpdate(std::get<AdamWParams>(update.rule), count, update.w, g, update.m, update.v, ctx);
+  }
+}
+
+void ApplyUpdate(const ParameterUpdate& update, int64_t begin, int64_t count, const float* g) {
+  if (const auto* sgd = std::get_if<SgdParams>(&update.rule)) {
+    HWY_DYNAMIC_DISPATCH(SgdSpan)(*sgd, count, update.w + begin, g, update.m + begin);
+  } else {
+    HWY_DYNAMIC_DISPATCH(AdamWSpan)
+    (std::get<AdamWParams>(update.rule), count, update.w + begin, g, update.m + begin,
+     update.v + begin);
+  }
+}
+
 }  // namespace classicnn
 #endif  // HWY_ONCE

@@ -12,6 +12,7 @@
 #define CLASSICNN_LAYERS_OPTIMIZER_OPTIMIZER_H_
 
 #include <cstdint>
+#include <variant>
 
 #include "core/context.h"
 
@@ -38,6 +39,18 @@ void SgdUpdate(const SgdParams& params, int64_t count, float* w, const float* g,
                Context& ctx);
 void AdamWUpdate(const AdamWParams& params, int64_t count, float* w, const float* g, float* m,
                  float* v, Context& ctx);
+
+// Either, of one tensor as a whole or in parts as their gradients become known: each element once,
+// with the same bits.
+struct ParameterUpdate {
+  std::variant<SgdParams, AdamWParams> rule;
+  float* w = nullptr;
+  float* m = nullptr;  // SGD's v, AdamW's m
+  float* v = nullptr;  // AdamW's
+};
+void UpdateParameter(const ParameterUpdate& update, int64_t count, const float* g, Context& ctx);
+// Elements [begin, begin + count), on this thread; g[0] is the gradient of the first.
+void ApplyUpdate(const ParameterUpdate& update, int64_t begin, int64_t count, const float* g);
 
 template <typename T>
 void SgdUpdateNaive(const SgdParams& params, int64_t count, T* w, const T* g, T* v);

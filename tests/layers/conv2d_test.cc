@@ -2,6 +2,7 @@
 // differences.
 #include "layers/conv2d/conv2d.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -166,7 +167,8 @@ const char* const kShapes[] = {
     "n1c2h9w9k3r2s3p1",   "n1c3h5w6k4r5s2p4",     "n2c8h6w6k12r3s1p1g2", "n2c12h7w6k6r3s2p1g3",
     "n2c6h5w5k6r3s1p1g6", "n1c40h10w10k70r3s1p1", "n2c3h8w8k20r3s2p1",   "n1c64h3w3k96r3s1p0",
     "n9c7h1w1k31r1s1p0",  "n20c3h8w8k16r3s1p1",   "n40c10h8w8k18r3s1p1", "n9c12h7w5k10r3s2p1",
-    "n8c11h4w4k9r5s2p2",
+    "n8c11h4w4k9r5s2p2",  "n2c12h3w3k48r3s1p1",   "n1c20h2w4k16r3s2p1",  "n5c8h3w2k80r5s1p2",
+    "n3c36h4w5k32r1s1p0", "n1c4h1w1k16r3s1p1",    "n7c40h3w3k208r1s2p0", "n1c560h2w1k112r3s1p1",
 };
 
 class Conv2dTest : public hwy::TestWithParamTarget {};
@@ -203,7 +205,7 @@ TEST_P(Conv2dTest, RealsAreCloseAndTheSameOnAnyNumberOfThreads) {
   for (const char* text :
        {"n2c16h12w12k33r3s1p1", "n4c70h8w8k64r1s1p0", "n3c24h9w9k40r3s2p1", "n16c3h16w16k20r3s1p1",
         "n20c64h2w2k64r3s1p1", "n64c16h8w8k16r3s1p1", "n32c8h10w10k40r5s1p2", "n2c12h6w6k8r3s1p1g4",
-        "n1c20h3w5k300r3s1p1", "n9c20h2w2k40r3s1p1"}) {
+        "n1c20h3w5k300r3s1p1", "n9c20h2w2k40r3s1p1", "n1c132h3w5k208r3s1p1"}) {
     for (const bool accumulate : {false, true}) {
       Conv2dCase c(Shape(text), /*gap=*/accumulate ? 16 : 0, /*integers=*/false, ++seed);
       c.RunReference(accumulate);
@@ -237,6 +239,61 @@ TEST_P(Conv2dTest, FewPixelsNeedNoCopyOfTheWeights) {
                 static_cast<size_t>(shape.weight_count()) * sizeof(float) / 2)
           << text;
     }
+  }
+}
+
+// Where backward weights applies the gradient, the weights are those of an update after it.
+TEST_P(Conv2dTest, UpdatesOnTheWay) {
+  const SgdParams sgd = {0.1, 0.9, 5e-4, true};
+  AdamWParams adamw;
+  adamw.step = 3;
+  for (const char* text :
+       {"n1c256h2w2k128r3s1p1", "n2c20h3w3k48r3s2p1", "n1c4h1w1k16r3s1p1", "n4c64h2w1k272r1s1p0"}) {
+    const Conv2dShape shape = Shape(text);
+    GuardedTensor<float> x(shape.input()), dy(shape.output());
+    x.FillNormal(RandomStream(1, "x"));
+    dy.FillNormal(RandomStream(1, "dy"));
+    for (const Conv2dAlgorithm algorithm : Conv2dAlgorithms(shape, Conv2dPass::kBackwardWeights)) {
+      if (!Conv2dUpdates(algorithm)) continue;
+      for (const bool with_adamw : {false, true}) {
+        SCOPED_TRACE(absl::StrCat(text, " ", Conv2dAlgorithmName(algorithm), with_adamw));
+        std::vector<float> expected;
+        for (const int threads : {0, 1, 3}) {  // 0: after
+          Context ctx(std::max(1, threads));
+          GuardedArray<float> w(shape.weight_count()), m(shape.weight_count());
+          GuardedArray<float> v(shape.weight_count()), dw(shape.weight_count());
+          w.FillNormal(RandomStream(1, "w"));
+          m.FillNormal(RandomStream(1, "m"));
+          v.ForEach([](int64_t i) { return 1.0f + static_cast<float>(i % 7); });
+          ParameterUpdate update = {sgd, w.data(), m.data(), nullptr};
+          if (with_adamw) update = {adamw, w.data(), m.data(), v.data()};
+          GuardedWorkspace workspace(Conv2dWorkspaceBytes(shape, Conv2dPass::kBackwardWeights,
+                                                          algorithm, ctx.num_threads()));
+          Conv2dBackwardWeightsArgs<float> args;
+          args.shape = shape;
+          args.algorithm = algorithm;
+          args.x = x.cview();
+          args.dy = dy.cview();
+          args.workspace = workspace.get();
+          if (threads == 0) {
+            args.dweights = dw.data();
+          } else {
+            args.update = &update;
+          }
+          Conv2dBackwardWeights(args, ctx);
+          if (threads == 0) UpdateParameter(update, shape.weight_count(), dw.data(), ctx);
+          EXPECT_TRUE(GuardsIntact(workspace));
+          std::vector<float> result;
+          for (const auto* array : {&w, &m, &v}) {
+            EXPECT_TRUE(GuardsIntact(*array));
+            result.insert(result.end(), array->data(), array->data() + shape.weight_count());
+          }
+          if (threads == 0) expected = result;
+          EXPECT_TRUE(result == expected) << threads << " threads";
+        }
+      }
+    }
+    EXPECT_TRUE(Conv2dUpdates(Conv2dAlgorithm::kFewPixels));
   }
 }
 

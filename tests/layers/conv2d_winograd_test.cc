@@ -281,8 +281,9 @@ TEST(Conv2dWinogradChoice, IsMadeByShape) {
   EXPECT_EQ(first(Winograd5(64, 32, 2, 2, 64, 2)), Conv2dAlgorithm::kDirect);
   EXPECT_EQ(first(Winograd5(1, 48, 8, 8, 128, 2)), Conv2dAlgorithm::kDirect);
   // Few images of many channels are not worth transformed weights.
-  EXPECT_EQ(first(Winograd(1, 512, 4, 4, 512, 1)), Conv2dAlgorithm::kDirect);
-  EXPECT_EQ(first(Winograd(2, 512, 4, 4, 512, 1)), Conv2dAlgorithm::kWinograd2);
+  EXPECT_EQ(first(Winograd(1, 512, 4, 4, 512, 1)), Conv2dAlgorithm::kFewPixels);
+  EXPECT_EQ(first(Winograd(4, 512, 4, 4, 512, 1)), Conv2dAlgorithm::kFewPixels);
+  EXPECT_NE(first(Winograd(1, 64, 8, 8, 64, 1)), Conv2dAlgorithm::kFewPixels);
   EXPECT_EQ(first(Winograd(16, 512, 4, 4, 512, 1)), Conv2dAlgorithm::kWinograd4);
   for (const Conv2dAlgorithm a :
        Conv2dAlgorithms(Winograd(64, 64, 32, 32, 64, 1), Conv2dPass::kForward,

@@ -1,6 +1,9 @@
 #include "layers/optimizer/optimizer.h"
 
+#include <algorithm>
 #include <cmath>
+#include <variant>
+#include <vector>
 
 #include "tests/layers/layer_cases.h"
 
@@ -95,6 +98,37 @@ TEST_P(OptimizerTest, MatchesNaiveOverSteps) {
         EXPECT_TRUE(Close(v2, dv2, Tolerance{2e-6}));
       }
       for (const auto* array : {&w, &g, &v, &m, &v2}) EXPECT_TRUE(GuardsIntact(*array));
+    }
+  }
+}
+
+TEST_P(OptimizerTest, PartsHaveTheBitsOfTheWhole) {
+  constexpr int64_t kCount = 1003;
+  Context ctx(2);
+  AdamWParams adamw;
+  adamw.step = 5;
+  for (const std::variant<SgdParams, AdamWParams>& rule :
+       {std::variant<SgdParams, AdamWParams>(SgdParams{0.1, 0.9, 5e-4, true}),
+        std::variant<SgdParams, AdamWParams>(adamw)}) {
+    std::vector<float> expected;
+    for (const int64_t part : {kCount, int64_t{1}, int64_t{48}, int64_t{77}}) {
+      GuardedArray<float> w(kCount), g(kCount), m(kCount), v(kCount);
+      w.FillNormal(RandomStream(1, "w"));
+      g.FillNormal(RandomStream(1, "g"));
+      m.FillNormal(RandomStream(1, "m"));
+      v.ForEach([](int64_t i) { return static_cast<float>(i % 5); });
+      const ParameterUpdate update = {rule, w.data(), m.data(), v.data()};
+      if (part == kCount) UpdateParameter(update, kCount, g.data(), ctx);
+      for (int64_t i = 0; part != kCount && i < kCount; i += part) {
+        ApplyUpdate(update, i, std::min(part, kCount - i), g.data() + i);
+      }
+      std::vector<float> result;
+      for (const auto* array : {&w, &m, &v}) {
+        EXPECT_TRUE(GuardsIntact(*array));
+        result.insert(result.end(), array->data(), array->data() + kCount);
+      }
+      if (expected.empty()) expected = result;
+      EXPECT_TRUE(result == expected) << "parts of " << part;
     }
   }
 }

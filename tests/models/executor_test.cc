@@ -355,6 +355,26 @@ TEST_P(ExecutorGraphTest, FusedAndSeparateUpdatesHaveTheSameBits) {
   }
 }
 
+// With one image the last layers' gradients are applied as they are made.
+TEST(ExecutorTest, UpdatesOnTheWayHaveTheSameBits) {
+  const auto graph = BuildModel("resnet18");
+  ASSERT_TRUE(graph.ok());
+  std::vector<float> expected;
+  for (const Update update : {Update::kAfterBackward, Update::kFused}) {
+    PlanOptions options;
+    options.batch = 1;
+    options.update = update;
+    Fixture s(*graph, options, 2);
+    int64_t updating = 0;
+    for (const Step& step : s.executor->plan().steps) updating += step.updates ? 1 : 0;
+    EXPECT_EQ(updating > 0, update == Update::kFused);
+    for (int step = 0; step < 2; ++step) s.executor->TrainStep(UpdateParams());
+    const std::vector<float> weights = s.Weights(*graph);
+    if (expected.empty()) expected = weights;
+    EXPECT_EQ(std::memcmp(weights.data(), expected.data(), weights.size() * sizeof(float)), 0);
+  }
+}
+
 TEST(ExecutorTest, DecaysWhatItIsToldTo) {
   const Graph graph = EveryOperation();
   PlanOptions options;

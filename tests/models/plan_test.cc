@@ -190,7 +190,10 @@ TEST(PlanTest, FusedUpdateKeepsNoGradients) {
   EXPECT_GE(At(after.bytes, MemoryCategory::kGradients), 4 * graph->parameter_count());
   EXPECT_LT(At(fused.bytes, MemoryCategory::kGradients), 2 * graph->parameter_count());
   int updates = 0;
-  for (const Step& step : fused.steps) updates += step.kind == StepKind::kUpdateParameter;
+  for (const Step& step : fused.steps) updates += UpdatedParameter(*graph, step) >= 0;
+  EXPECT_EQ(updates, static_cast<int>(graph->parameters().size()));
+  updates = 0;
+  for (const Step& step : after.steps) updates += UpdatedParameter(*graph, step) >= 0;
   EXPECT_EQ(updates, static_cast<int>(graph->parameters().size()));
 }
 

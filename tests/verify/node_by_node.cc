@@ -113,8 +113,7 @@ class NodeByNode {
                     state_->buffer(b));
       }
     }
-    if (s.kind == StepKind::kUpdateParameter) {
-      const int p = s.parameter_gradients[0].index;
+    if (const int p = UpdatedParameter(graph_, s); p >= 0) {
       const int64_t count = graph_.parameters()[static_cast<size_t>(p)].count();
       std::copy_n(case_.state->parameter(p), count, state_->parameter(p));
       std::fill_n(state_->momentum(p), count, 0.0f);
@@ -148,7 +147,7 @@ class NodeByNode {
               ToArray(reference_.buffer(b).data(), buffer.count), row->bound, row);
       }
     }
-    if (s.kind == StepKind::kUpdateParameter) CompareUpdate(s.parameter_gradients[0].index, row);
+    if (const int p = UpdatedParameter(graph_, s); p >= 0) CompareUpdate(p, row);
     if (s.kind == StepKind::kMaxPool2dForward && s.argmax.valid()) CompareArgmax(s, row);
   }
 
