@@ -126,8 +126,10 @@ TapProductCut::TapProductCut(const TapProductSize& size)
     tile_rows = std::min(tile_rows, std::max(kGatheredBytes / (4 * gather_stride), kMinTileRows));
   }
   if (size.prologue) {
-    // Fewer groups of panels have to share a tile's rows.
-    tile_rows = std::min(tile_rows, std::max(DivideUp(rows, kPieces), kMinTileRows));
+    // Fewer groups of panels have to share a tile's rows: none, where a core keeps all weights.
+    const bool keeps_weights = size.in_channels * size.out_channels * 4 <= kKeptBytes;
+    const int64_t least = keeps_weights ? ActiveGemmGeometry().rows : kMinTileRows;
+    tile_rows = std::min(tile_rows, std::max(DivideUp(rows, kPieces), least));
   }
   // Full register blocks, but for the few rows by which tiles differ; one tile may take them all.
   const int64_t block_rows = ActiveGemmGeometry().rows;

@@ -33,6 +33,7 @@ struct TapProductCut {
   static constexpr int64_t kMaxTileRows = 224;  // 16 register blocks of 14
   static constexpr int64_t kMinTileRows = 56;
   static constexpr int64_t kTileBytes = 256 << 10;
+  static constexpr int64_t kKeptBytes = 512 << 10;     // half of a second-level cache
   static constexpr int64_t kScratchBytes = 64 << 10;   // of a tile's rows where they are copied
   static constexpr int64_t kGatheredBytes = 24 << 10;  // they stay in the first-level cache
   static constexpr int64_t kPieces = 64;               // as many as threads should find work
