@@ -41,12 +41,13 @@ ABSL_FLAG(
     "epilogues of a fused plan), reference (the naive loops, on one thread), onednn (oneDNN's "
     "direct algorithms) and onednn_auto (whichever it picks), where "
     "this program was built with oneDNN.");
-ABSL_FLAG(std::string, algorithm, "",
-          "Convolution algorithm to force: pointwise, direct, depthwise, winograd4, winograd2, "
-          "winograd2x5, winograd4x5, few_pixels. Of the models' shapes those that it can run are "
-          "measured. "
-          "Empty: the one a "
-          "plan would take.");
+ABSL_FLAG(
+    std::string, algorithm, "",
+    "Convolution algorithm to force: pointwise, direct, depthwise, winograd4, winograd2, "
+    "winograd2x5, winograd4x5, stem, few_pixels. Of the models' shapes those that it can run are "
+    "measured. "
+    "Empty: the one a "
+    "plan would take.");
 ABSL_FLAG(bool, autotune, false,
           "Measure every algorithm that does a convolution, take the fastest, and remember it: in "
           "$CLASSICNN_AUTOTUNE_CACHE, or else autotune.json in the user's cache folder.");

@@ -61,6 +61,14 @@ struct GemmSums {
     sum0 = hn::MulAdd(value, b0, sum0);
     if (kVectors == 2) sum1 = hn::MulAdd(value, b1, sum1);
   }
+  // a[i * kStep] for each row i.
+  template <int kStep>
+  HWY_INLINE void AddApart(const float* HWY_RESTRICT a, GemmVec b0, GemmVec b1) {
+    before.template AddApart<kStep>(a, b0, b1);
+    const GemmVec value = hn::Set(GemmTag(), a[(kRows - 1) * kStep]);
+    sum0 = hn::MulAdd(value, b0, sum0);
+    if (kVectors == 2) sum1 = hn::MulAdd(value, b1, sum1);
+  }
   // store.Row(row, sum0, sum1) for each row.
   template <typename Store>
   HWY_INLINE void ForEachRow(Store&& store) const {
@@ -75,6 +83,8 @@ struct GemmSums<0, kVectors> {
   HWY_INLINE void AddRows(const float* const* /*a*/, int64_t /*d*/, GemmVec /*b0*/,
                           GemmVec /*b1*/) {}
   HWY_INLINE void AddColumn(const float* /*a*/, GemmVec /*b0*/, GemmVec /*b1*/) {}
+  template <int kStep>
+  HWY_INLINE void AddApart(const float* /*a*/, GemmVec /*b0*/, GemmVec /*b1*/) {}
   template <typename Store>
   HWY_INLINE void ForEachRow(Store&& /*store*/) const {}
 };

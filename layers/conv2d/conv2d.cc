@@ -12,6 +12,7 @@
 #include "layers/conv2d/conv2d_direct.h"
 #include "layers/conv2d/conv2d_few_pixels.h"
 #include "layers/conv2d/conv2d_pointwise.h"
+#include "layers/conv2d/conv2d_stem.h"
 #include "layers/conv2d/conv2d_winograd.h"
 #include "layers/fusion_passes.h"
 
@@ -52,6 +53,8 @@ const Conv2dAlgorithmOps* GetConv2dAlgorithmOps(Conv2dAlgorithm algorithm) {
       return &kConv2dWinograd2x5Ops;
     case Conv2dAlgorithm::kWinograd4x5:
       return &kConv2dWinograd4x5Ops;
+    case Conv2dAlgorithm::kStem:
+      return &kConv2dStemOps;
     case Conv2dAlgorithm::kFewPixels:
       return &kConv2dFewPixelsOps;
   }

@@ -76,6 +76,7 @@ enum class Conv2dAlgorithm {
   kWinograd2,    // F(2x2, 3x3), likewise
   kWinograd2x5,  // F(2x2, 5x5): kernel 5, stride 1, one group
   kWinograd4x5,  // F(4x4, 5x5), likewise
+  kStem,         // images' 3 channels: kernel 3, stride 1, one group; not backward data
   kFewPixels,    // bound by reading the weights: up to 64 pixels in all images, one group
 };
 // Whether results differ from a direct sum by the rounding of transforms.

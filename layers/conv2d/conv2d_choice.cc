@@ -71,6 +71,7 @@ double Cost(const Conv2dShape& s, Conv2dPass pass, Conv2dAlgorithm algorithm) {
   switch (algorithm) {
     case Conv2dAlgorithm::kDepthwise:
     case Conv2dAlgorithm::kPointwise:
+    case Conv2dAlgorithm::kStem:
       return 0;
     case Conv2dAlgorithm::kDirect:
       return DirectCost(s, pass);
@@ -90,10 +91,10 @@ double Cost(const Conv2dShape& s, Conv2dPass pass, Conv2dAlgorithm algorithm) {
 
 std::vector<Conv2dAlgorithm> Conv2dAlgorithms(const Conv2dShape& shape, Conv2dPass pass,
                                               bool allow_winograd) {
-  constexpr Conv2dAlgorithm kAll[] = {Conv2dAlgorithm::kDepthwise,   Conv2dAlgorithm::kPointwise,
-                                      Conv2dAlgorithm::kDirect,      Conv2dAlgorithm::kWinograd4,
-                                      Conv2dAlgorithm::kWinograd2,   Conv2dAlgorithm::kWinograd2x5,
-                                      Conv2dAlgorithm::kWinograd4x5, Conv2dAlgorithm::kFewPixels};
+  constexpr Conv2dAlgorithm kAll[] = {
+      Conv2dAlgorithm::kDepthwise,   Conv2dAlgorithm::kPointwise, Conv2dAlgorithm::kDirect,
+      Conv2dAlgorithm::kWinograd4,   Conv2dAlgorithm::kWinograd2, Conv2dAlgorithm::kWinograd2x5,
+      Conv2dAlgorithm::kWinograd4x5, Conv2dAlgorithm::kStem,      Conv2dAlgorithm::kFewPixels};
   std::vector<Conv2dAlgorithm> result;
   for (const Conv2dAlgorithm algorithm : kAll) {
     const Conv2dAlgorithmOps* ops = GetConv2dAlgorithmOps(algorithm);

@@ -98,6 +98,8 @@ const char* Conv2dAlgorithmName(Conv2dAlgorithm algorithm) {
       return "winograd2x5";
     case Conv2dAlgorithm::kWinograd4x5:
       return "winograd4x5";
+    case Conv2dAlgorithm::kStem:
+      return "stem";
     case Conv2dAlgorithm::kFewPixels:
       return "few_pixels";
   }
@@ -114,7 +116,7 @@ absl::StatusOr<Conv2dAlgorithm> ParseConv2dAlgorithm(absl::string_view name) {
   for (const auto algorithm :
        {Conv2dAlgorithm::kPointwise, Conv2dAlgorithm::kDirect, Conv2dAlgorithm::kDepthwise,
         Conv2dAlgorithm::kWinograd4, Conv2dAlgorithm::kWinograd2, Conv2dAlgorithm::kWinograd2x5,
-        Conv2dAlgorithm::kWinograd4x5, Conv2dAlgorithm::kFewPixels}) {
+        Conv2dAlgorithm::kWinograd4x5, Conv2dAlgorithm::kStem, Conv2dAlgorithm::kFewPixels}) {
     if (name == Conv2dAlgorithmName(algorithm)) return algorithm;
     absl::StrAppend(&known, known.empty() ? "" : ", ", Conv2dAlgorithmName(algorithm));
   }

@@ -336,6 +336,7 @@ const char* const kShapes[] = {
     "n2c8h6w6k12r3s1p1g2",
     "n4c16h16w16k32r5s1p2",
     "n2c3h8w8k20r3s2p1",
+    "n2c3h11w19k48r3s1p1",
     "n40c24h2w2k32r3s1p1",
     // Winograd's tiles, whole and ragged
     "n2c32h8w8k16r3s1p1",

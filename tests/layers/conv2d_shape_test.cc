@@ -69,7 +69,7 @@ TEST(Conv2dShapeTest, AlgorithmNames) {
   for (const auto algorithm :
        {Conv2dAlgorithm::kPointwise, Conv2dAlgorithm::kDirect, Conv2dAlgorithm::kDepthwise,
         Conv2dAlgorithm::kWinograd4, Conv2dAlgorithm::kWinograd2, Conv2dAlgorithm::kWinograd2x5,
-        Conv2dAlgorithm::kWinograd4x5, Conv2dAlgorithm::kFewPixels}) {
+        Conv2dAlgorithm::kWinograd4x5, Conv2dAlgorithm::kStem, Conv2dAlgorithm::kFewPixels}) {
     const auto parsed = ParseConv2dAlgorithm(Conv2dAlgorithmName(algorithm));
     ASSERT_TRUE(parsed.ok());
     EXPECT_EQ(*parsed, algorithm);

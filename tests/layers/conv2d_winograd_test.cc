@@ -274,7 +274,8 @@ TEST(Conv2dWinogradChoice, IsMadeByShape) {
   };
   EXPECT_EQ(first(Winograd(64, 64, 32, 32, 64, 1)), Conv2dAlgorithm::kWinograd4);
   EXPECT_EQ(first(Winograd(64, 64, 6, 6, 64, 1)), Conv2dAlgorithm::kWinograd2);
-  EXPECT_EQ(first(Winograd(64, 3, 32, 32, 64, 1)), Conv2dAlgorithm::kDirect);
+  EXPECT_EQ(first(Winograd(64, 3, 32, 32, 64, 1)), Conv2dAlgorithm::kStem);
+  EXPECT_EQ(first(Winograd(64, 3, 32, 32, 60, 1)), Conv2dAlgorithm::kDirect);
   EXPECT_EQ(first(Winograd(64, 512, 2, 2, 512, 1)), Conv2dAlgorithm::kDirect);
   EXPECT_EQ(first(Winograd5(64, 32, 8, 8, 64, 2)), Conv2dAlgorithm::kWinograd4x5);
   EXPECT_EQ(first(Winograd5(64, 32, 4, 4, 64, 2)), Conv2dAlgorithm::kWinograd4x5);
