@@ -6,7 +6,7 @@
 // Both keep a block of `rows` x two vectors of sums in registers. Gemm reads A in place: each row
 // of a block is a pointer for every segment t (a tap of a convolution), so that no im2col is ever
 // stored; rows outside the image point to zeros. B is packed once into panels of two vectors of
-// columns, or read in place where few rows meet it. Sums are taken in the order of t and d (of p),
+// columns, or read in place where that is no slower. Sums are taken in the order of t and d (of p),
 // so that a result does not depend on how the work is cut.
 #ifndef CLASSICNN_LAYERS_GEMM_H_
 #define CLASSICNN_LAYERS_GEMM_H_

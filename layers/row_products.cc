@@ -158,8 +158,8 @@ HWY_INLINE void SumColumns(const RowSums& s, SumRange range, PrefetchQueue* queu
 }
 
 void Sum(const RowSums& s) {
-  // Half of a first-level cache: one vector of columns at a time over all rows would meet rows a
-  // stride apart that share few sets of it.
+  // These stay in the first-level cache: one vector of columns at a time over all rows would meet
+  // rows a stride apart that share few sets of it.
   constexpr int64_t kFloats = 8192;
   const int64_t chunk = std::clamp<int64_t>(kFloats / s.columns, 4, 32);
   const int64_t wide = kColumnVectors * Lanes();

@@ -94,9 +94,10 @@ bool IsOneMatrix(const TapProduct& p) {
   return follow && p.num_taps > 0;
 }
 
-// Whether one matrix is as well read where it is by all tiles: from the second-level cache either
-// way, so that packing only costs (512 to 128 channels at 8 x 8, batch 64: 1328 and 1179 us; 832 to
-// 192: 3115 and 2828). Not where the rows of a panel would share few sets of that cache.
+// Whether one matrix is as well read where it is by all tiles. From the second-level cache packing
+// only costs (512 to 128 channels at 8 x 8, batch 64: 1328 us packed and 1179 in place; 832 to 192:
+// 3115 and 2828); of twice that cache's size it still gained nothing (832 to 384: 5887 and 5875).
+// Not where the rows of a panel would share few sets of that cache.
 bool LeavesWeights(const TapProduct& p, const GemmGeometry& geometry) {
   constexpr int64_t kMaxFloats = 512 << 10;
   constexpr int64_t kCollidingFloats = 512;

@@ -6,8 +6,8 @@
 //       in[n, i*in_step + t.h, j*in_step + t.w, c] * w[t.weights + c*row_stride + k*column_stride]
 //
 // for (i, j) in [0, h) x [0, w); `in` outside its image is zero. An implicit GEMM (layers/gemm.h):
-// the weights are packed into the workspace once (where few pixels meet them panel by panel, or not
-// at all), the input is read in place through pointers, and
+// the weights are packed into the workspace once (where few pixels meet them panel by panel), or
+// read in place where they are one small matrix, the input is read in place through pointers, and
 // taps that fall outside the image for a whole register block are left out. Small images are first
 // copied to an order that makes this the rule. Where a pixel has but a few channels, they are
 // gathered for all taps first.

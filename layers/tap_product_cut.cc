@@ -126,7 +126,8 @@ TapProductCut::TapProductCut(const TapProductSize& size)
     tile_rows = std::min(tile_rows, std::max(kGatheredBytes / (4 * gather_stride), kMinTileRows));
   }
   if (size.prologue) {
-    // Fewer groups of panels have to share a tile's rows: none, where a core keeps all weights.
+    // Fewer groups of panels have to share a tile's rows; none, where a core keeps all weights and
+    // there are register blocks enough for all pieces.
     const bool keeps_weights = size.in_channels * size.out_channels * 4 <= kKeptBytes;
     const int64_t least = keeps_weights ? ActiveGemmGeometry().rows : kMinTileRows;
     tile_rows = std::min(tile_rows, std::max(DivideUp(rows, kPieces), least));

@@ -3,6 +3,7 @@
 #include <array>
 #include <utility>
 
+#include "core/check.h"
 #include "layers/batch_norm2d/batch_norm2d.h"
 #include "layers/global_avg_pool2d/global_avg_pool2d.h"
 #include "layers/linear/linear.h"
@@ -160,7 +161,10 @@ void PlanBuilder::EmitBackward(NodeId id) {
             step.name, Conv2dWorkspaceBytes(s, pass, step.algorithm, threads, step.fusion()));
         Emit(std::move(step));
       }
-      if (updates) return;
+      if (updates) {
+        CNN_CHECK(node.parameters.size() == 1, node.name, " has more than its weights to update");
+        return;
+      }
       break;
     }
     case Op::kLinear: {

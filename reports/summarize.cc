@@ -19,7 +19,7 @@ NodeId StepNode(const Graph& graph, const Step& step) {
 }
 
 // The phase that reports count a step in: an update that is fused into the backward pass is an
-// update all the same.
+// update all the same. Only one that is part of backward weights (Step::updates) is not told apart.
 Phase ReportedPhase(const Step& step) {
   return step.kind == StepKind::kUpdateParameter ? Phase::kUpdate : step.phase;
 }

@@ -24,7 +24,8 @@ struct Conv2dAlgorithmOps {
                             const Conv2dFusion& fusion);
   void (*forward)(const Conv2dForwardArgs<float>& args, Context& ctx);
   void (*backward_data)(const Conv2dBackwardDataArgs<float>& args, Context& ctx);
-  // Writes dweights only: the bias gradient does not depend on the algorithm, the dispatch does it.
+  // Writes dweights (or updates: only those that say so below are asked to) and nothing else: the
+  // bias gradient does not depend on the algorithm, the dispatch does it.
   // All of the workspace may be used.
   void (*backward_weights)(const Conv2dBackwardWeightsArgs<float>& args, Context& ctx);
   // What of `fusion` the functions above do themselves; the dispatch takes the rest out of the

@@ -227,7 +227,7 @@ void Conv2dBackward(const Conv2dBackwardDataArgs<float>& data,
   CheckConv2dArgs(weights);
   CNN_CHECK(data.shape == weights.shape && data.dy.data == weights.dy.data &&
                 data.algorithm == weights.algorithm && weights.dbias == nullptr &&
-                Conv2dHasBackward(data.shape, data.algorithm),
+                weights.update == nullptr && Conv2dHasBackward(data.shape, data.algorithm),
             "not one convolution whose backwards are one sweep: ", data.shape.ToString(), ", ",
             weights.shape.ToString());
   CNN_CHECK(!data.accumulate || !data.epilogue.add, "a gradient is added before or after its mask");

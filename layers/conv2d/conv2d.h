@@ -76,8 +76,12 @@ enum class Conv2dAlgorithm {
   kWinograd2,    // F(2x2, 3x3), likewise
   kWinograd2x5,  // F(2x2, 5x5): kernel 5, stride 1, one group
   kWinograd4x5,  // F(4x4, 5x5), likewise
-  kStem,         // images' 3 channels: kernel 3, stride 1, one group; not backward data
-  kFewPixels,    // bound by reading the weights: up to 64 pixels in all images, one group
+  // 3 channels of an image: kernel 3, stride 1, one group, out_channels a multiple of 16; not
+  // backward data.
+  kStem,
+  // Bound by reading the weights: up to 64 pixels in all images together, of the input and of the
+  // output; kernel up to 5, one group, in_channels a multiple of 4, out_channels of 16.
+  kFewPixels,
 };
 // Whether results differ from a direct sum by the rounding of transforms.
 bool IsWinograd(Conv2dAlgorithm algorithm);

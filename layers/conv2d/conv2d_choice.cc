@@ -1,6 +1,7 @@
 // Which algorithms can do a convolution, and the order in which a plan prefers them.
 //
-// What does not depend on a shape's details is a fixed order: depthwise and pointwise first.
+// Few pixels and many weights come first, then what does one kind of convolution: depthwise,
+// pointwise, stem.
 // Between the direct algorithm and Winograd's it is the least cost of a small model, in
 // multiply-adds for each pair of channels: products, with the padding that the register blocks
 // need, and the transforms of the weights, which many images share and few do not. Its constants

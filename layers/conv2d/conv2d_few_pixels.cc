@@ -148,7 +148,7 @@ void Forward(const Conv2dForwardArgs<float>& args, Context& ctx) {
   constexpr const char* kZone = "conv2d.forward.few_pixels";
 
   struct Piece {
-    int64_t tap, range, row, num_rows, column, num_columns;
+    int64_t tap, group, row, num_rows, column, num_columns;
   };
   const auto piece_of = [&](int64_t index) {
     const int64_t group = index / cut.columns;
@@ -174,7 +174,7 @@ void Forward(const Conv2dForwardArgs<float>& args, Context& ctx) {
     for (int64_t i = 0; i < count; ++i) {
       a[i] = args.x.Pixel(pairs.in[piece.tap][i]) + piece.row;
       out[i] =
-          sums + (piece.range * pixels + pairs.out[piece.tap][i]) * s.out_channels + piece.column;
+          sums + (piece.group * pixels + pairs.out[piece.tap][i]) * s.out_channels + piece.column;
     }
     const float* const next = index + 1 < pieces ? weights_of(piece_of(index + 1)) : nullptr;
     SumRows({weights_of(piece), s.out_channels, piece.num_rows, piece.num_columns, count, a, out,

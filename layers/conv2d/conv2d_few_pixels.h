@@ -3,10 +3,10 @@
 // channels a multiple of 16.
 //
 // Weights are read once, in the order of memory, and never copied: a piece of work is a tap and a
-// range of input channels, for all pixels under the tap. Forward multiplies by rows of the weights;
-// backward data takes scalar products with them, as their rows lie along what is summed over; and
-// backward weights can update each row while its gradient is in the cache. The sums of pieces are
-// added in the order of taps and channels.
+// range of input channels (forward: of output channels, too), for all pixels under the tap. Forward
+// multiplies by rows of the weights; backward data takes scalar products with them, as their rows
+// lie along what is summed over; and backward weights can update a piece's weights while their
+// gradient is in the cache. The sums of pieces are added in the order of taps and channels.
 #ifndef CLASSICNN_LAYERS_CONV2D_CONV2D_FEW_PIXELS_H_
 #define CLASSICNN_LAYERS_CONV2D_CONV2D_FEW_PIXELS_H_
 

@@ -96,7 +96,7 @@ void Conv2dBackwardDataNaive(const Conv2dBackwardDataArgs<T>& args) {
 template <typename T>
 void Conv2dBackwardWeightsNaive(const Conv2dBackwardWeightsArgs<T>& args) {
   CheckConv2dArgs(args);
-  CheckPlain(!args.activation.active() && !args.gradient.active());
+  CheckPlain(!args.activation.active() && !args.gradient.active() && args.update == nullptr);
   const Conv2dShape& p = args.shape;
   const int64_t group_in = p.in_channels / p.groups;
   const int64_t group_out = p.out_channels / p.groups;

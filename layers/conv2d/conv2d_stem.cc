@@ -142,7 +142,8 @@ void Gradient(const StemGradientLine& line) {
   for (int i = 0; i < 2 && line.next[i] != nullptr; ++i) {
     queue.Add(line.next[i], line.in.channels, line.next_stride[i], line.next_pixels);
   }
-  queue.SpreadOver(line.in.channels / (kVectors * lanes) * kStemKernel * line.in.pixels);
+  queue.SpreadOver((line.in.channels + kVectors * lanes - 1) / (kVectors * lanes) * kStemKernel *
+                   line.in.pixels);
   int64_t column = 0;
   for (; column + kVectors * lanes <= line.in.channels; column += kVectors * lanes) {
     for (int row = 0; row < kStemKernel; ++row) GradientBlock<kVectors>(line, row, column, &queue);

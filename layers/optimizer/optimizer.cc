@@ -127,9 +127,10 @@ void ApplyUpdate(const ParameterUpdate& update, int64_t begin, int64_t count, co
   if (const auto* sgd = std::get_if<SgdParams>(&update.rule)) {
     HWY_DYNAMIC_DISPATCH(SgdSpan)(*sgd, count, update.w + begin, g, update.m + begin);
   } else {
+    const AdamWParams& adamw = std::get<AdamWParams>(update.rule);
+    CNN_CHECK(adamw.step >= 1, "step ", adamw.step);
     HWY_DYNAMIC_DISPATCH(AdamWSpan)
-    (std::get<AdamWParams>(update.rule), count, update.w + begin, g, update.m + begin,
-     update.v + begin);
+    (adamw, count, update.w + begin, g, update.m + begin, update.v + begin);
   }
 }
 

@@ -49,7 +49,8 @@ struct ParameterUpdate {
   float* v = nullptr;  // AdamW's
 };
 void UpdateParameter(const ParameterUpdate& update, int64_t count, const float* g, Context& ctx);
-// Elements [begin, begin + count), on this thread; g[0] is the gradient of the first.
+// Elements [begin, begin + count), on this thread, a worker of ParallelFor; g[0] is the gradient of
+// the first.
 void ApplyUpdate(const ParameterUpdate& update, int64_t begin, int64_t count, const float* g);
 
 template <typename T>

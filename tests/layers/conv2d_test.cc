@@ -170,6 +170,7 @@ const char* const kShapes[] = {
     "n8c11h4w4k9r5s2p2",  "n2c12h3w3k48r3s1p1",   "n1c20h2w4k16r3s2p1",  "n5c8h3w2k80r5s1p2",
     "n3c36h4w5k32r1s1p0", "n1c4h1w1k16r3s1p1",    "n7c40h3w3k208r1s2p0", "n1c560h2w1k112r3s1p1",
     "n2c3h9w17k48r3s1p1", "n1c3h3w4k16r3s1p0",    "n3c3h1w1k32r3s1p2",   "n70c3h2w15k16r3s1p1",
+    "n1c16h8w8k16r3s1p1", "n1c8h7w7k16r3s3p1",    "n64c4h1w1k32r1s1p0",
 };
 
 class Conv2dTest : public hwy::TestWithParamTarget {};
@@ -299,36 +300,39 @@ TEST_P(Conv2dTest, UpdatesOnTheWay) {
 }
 
 TEST_P(Conv2dTest, BiasAndBiasGradientAreOptional) {
-  const Conv2dShape shape = Shape("n2c5h4w4k7r3s1p1");
   Context ctx(1);
-  GuardedTensor<float> x(shape.input()), y(shape.output());
-  GuardedTensor<float> y_expected(shape.output());
-  GuardedArray<float> w(shape.weight_count()), dw(shape.weight_count());
-  GuardedArray<float> dw_expected(shape.weight_count());
-  x.FillIntegers(RandomStream(1, "x"));
-  w.FillIntegers(RandomStream(1, "w"));
-  for (const Conv2dAlgorithm algorithm : Conv2dAlgorithms(shape, Conv2dPass::kForward)) {
-    if (!IsExact(algorithm)) continue;
-    GuardedWorkspace workspace(Conv2dWorkspaceBytes(shape, Conv2dPass::kForward, algorithm, 1));
-    const Conv2dForwardArgs<float> args = {shape,   algorithm, x.cview(),      w.data(),
-                                           nullptr, y.view(),  workspace.get()};
-    Conv2dForward(args, ctx);
-    Conv2dForwardArgs<float> naive = args;
-    naive.y = y_expected.view();
-    Conv2dForwardNaive(naive);
-    EXPECT_TRUE(Equal(y, y_expected));
-  }
-  for (const Conv2dAlgorithm algorithm : Conv2dAlgorithms(shape, Conv2dPass::kBackwardWeights)) {
-    if (!IsExact(algorithm)) continue;
-    GuardedWorkspace workspace(
-        Conv2dWorkspaceBytes(shape, Conv2dPass::kBackwardWeights, algorithm, 1));
-    const Conv2dBackwardWeightsArgs<float> args = {shape,     algorithm, x.cview(),      y.cview(),
-                                                   dw.data(), nullptr,   workspace.get()};
-    Conv2dBackwardWeights(args, ctx);
-    Conv2dBackwardWeightsArgs<float> naive = args;
-    naive.dweights = dw_expected.data();
-    Conv2dBackwardWeightsNaive(naive);
-    EXPECT_TRUE(Equal(dw, dw_expected));
+  for (const char* text : {"n2c5h4w4k7r3s1p1", "n1c4h3w3k16r3s1p1", "n2c3h8w8k16r3s1p1"}) {
+    SCOPED_TRACE(text);
+    const Conv2dShape shape = Shape(text);
+    GuardedTensor<float> x(shape.input()), y(shape.output());
+    GuardedTensor<float> y_expected(shape.output());
+    GuardedArray<float> w(shape.weight_count()), dw(shape.weight_count());
+    GuardedArray<float> dw_expected(shape.weight_count());
+    x.FillIntegers(RandomStream(1, "x"));
+    w.FillIntegers(RandomStream(1, "w"));
+    for (const Conv2dAlgorithm algorithm : Conv2dAlgorithms(shape, Conv2dPass::kForward)) {
+      if (!IsExact(algorithm)) continue;
+      GuardedWorkspace workspace(Conv2dWorkspaceBytes(shape, Conv2dPass::kForward, algorithm, 1));
+      const Conv2dForwardArgs<float> args = {shape,   algorithm, x.cview(),      w.data(),
+                                             nullptr, y.view(),  workspace.get()};
+      Conv2dForward(args, ctx);
+      Conv2dForwardArgs<float> naive = args;
+      naive.y = y_expected.view();
+      Conv2dForwardNaive(naive);
+      EXPECT_TRUE(Equal(y, y_expected));
+    }
+    for (const Conv2dAlgorithm algorithm : Conv2dAlgorithms(shape, Conv2dPass::kBackwardWeights)) {
+      if (!IsExact(algorithm)) continue;
+      GuardedWorkspace workspace(
+          Conv2dWorkspaceBytes(shape, Conv2dPass::kBackwardWeights, algorithm, 1));
+      const Conv2dBackwardWeightsArgs<float> args = {
+          shape, algorithm, x.cview(), y.cview(), dw.data(), nullptr, workspace.get()};
+      Conv2dBackwardWeights(args, ctx);
+      Conv2dBackwardWeightsArgs<float> naive = args;
+      naive.dweights = dw_expected.data();
+      Conv2dBackwardWeightsNaive(naive);
+      EXPECT_TRUE(Equal(dw, dw_expected));
+    }
   }
 }
 
@@ -391,6 +395,14 @@ TEST(Conv2dDeathTest, WrongArgumentsStopTheProgram) {
   EXPECT_DEATH(Conv2dForward(args, ctx), "workspace");
   args.algorithm = Conv2dAlgorithm::kPointwise;
   EXPECT_DEATH(Conv2dForward(args, ctx), "pointwise does not do forward");
+
+  const ParameterUpdate update = {SgdParams(), w.data(), w.data(), nullptr};
+  Conv2dBackwardWeightsArgs<float> weights;
+  weights.shape = shape;
+  weights.x = x.cview();
+  weights.dy = y_right.cview();
+  weights.update = &update;
+  EXPECT_DEATH(Conv2dBackwardWeights(weights, ctx), "direct applies no updates");
 }
 
 }  // namespace
