@@ -173,7 +173,7 @@ void Sum(const RowSums& s) {
       queue.Add(s.rows + end * s.row_stride, s.columns, s.row_stride,
                 std::min(chunk, s.num_rows - end));
     } else if (s.next != nullptr) {
-      queue.Add(s.next, s.columns, s.row_stride, chunk);
+      queue.Add(s.next, s.columns, s.row_stride, std::min(chunk, s.next_rows));
     }
     queue.SpreadOver(blocks * (end - begin));
     SumRange range{begin, end, 0, 0};

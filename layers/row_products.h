@@ -36,6 +36,7 @@ struct RowSums {
   const float* const* a = nullptr;  // [num_vectors], each to num_rows values
   float* const* out = nullptr;      // [num_vectors], each to `columns` values; overwritten
   const float* next = nullptr;      // rows that are read after these, to be fetched; or null
+  int64_t next_rows = 0;
 };
 void SumRows(const RowSums& sums);
 

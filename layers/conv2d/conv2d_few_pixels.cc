@@ -176,9 +176,14 @@ void Forward(const Conv2dForwardArgs<float>& args, Context& ctx) {
       out[i] =
           sums + (piece.group * pixels + pairs.out[piece.tap][i]) * s.out_channels + piece.column;
     }
-    const float* const next = index + 1 < pieces ? weights_of(piece_of(index + 1)) : nullptr;
-    SumRows({weights_of(piece), s.out_channels, piece.num_rows, piece.num_columns, count, a, out,
-             next});
+    RowSums row_sums{
+        weights_of(piece), s.out_channels, piece.num_rows, piece.num_columns, count, a, out};
+    if (index + 1 < pieces) {
+      const Piece next = piece_of(index + 1);
+      row_sums.next = weights_of(next);
+      row_sums.next_rows = next.num_rows;
+    }
+    SumRows(row_sums);
   });
   AddPieces(kZone, cut, pairs.out_mask, sums, args.bias, /*accumulate=*/false, args.y, ctx);
 }
