@@ -20,7 +20,7 @@
 //
 // x, y, dy, dx  [N, H, W, C] views with any pixel stride; gamma, beta, mean, ... [C].
 // y may be x itself; dx may be dy itself; no other overlap. Same bits on any number of threads.
-// Cost (tensor passes): training forward 3, backward 5, inference 2.
+// Cost (tensor passes): training forward 3, backward 5, inference forward 2, backward 3.
 #ifndef CLASSICNN_LAYERS_BATCH_NORM2D_BATCH_NORM2D_H_
 #define CLASSICNN_LAYERS_BATCH_NORM2D_BATCH_NORM2D_H_
 

@@ -26,6 +26,18 @@ struct BackwardCoefficients {
   const float* c;
 };
 
+// Where GradientSums writes the input's gradient of a run of pixels.
+struct InputGradientOutput {
+  float* dx;
+  int64_t stride;
+  bool accumulate;
+  bool stream;
+};
+
+// Of x and of dy each, between taking their sums and reading them again: they stay in the
+// second-level cache.
+inline constexpr int64_t kRunFloats = 16 << 10;
+
 }  // namespace classicnn
 #endif
 
@@ -92,30 +104,6 @@ void GradientSumsT(FoldedRows folded, const float* x, int64_t x_stride, const fl
     AddGradientRows<kRelu, 1>(x, x_stride, dy, dy_stride, folded.columns, k, sum_g, sum_gx);
   }
   AddGradientRows<kRelu, 1>(x, x_stride, dy, dy_stride, folded.last_columns, k, sum_g, sum_gx);
-}
-
-// sums[c] = sum g, sums[channels + c] = sum g * (x - mean) over a run of pixels. `scratch` holds
-// two arrays of FoldedWidth(channels).
-void GradientSums(const float* x, int64_t x_stride, const float* dy, int64_t dy_stride,
-                  int64_t pixels, int64_t channels, int64_t group, bool relu,
-                  const BackwardCoefficients& k, float* scratch, float* sums) {
-  const int64_t width = FoldedWidth(channels);
-  float* const sum_g = scratch;
-  float* const sum_gx = scratch + width;
-  std::fill(scratch, scratch + 2 * width, 0.0f);
-  const FoldedRows folded(pixels, channels, group);
-  const auto kernel = relu ? &GradientSumsT<true> : &GradientSumsT<false>;
-  kernel(folded, x, folded.Stride(x_stride), dy, folded.Stride(dy_stride), k, sum_g, sum_gx);
-  for (int64_t c = 0; c < channels; ++c) {
-    double g = 0;
-    double gx = 0;
-    for (int64_t i = c; i < folded.columns; i += channels) {
-      g += sum_g[i];
-      gx += sum_gx[i];
-    }
-    sums[c] = static_cast<float>(g);
-    sums[channels + c] = static_cast<float>(gx);
-  }
 }
 
 enum class Write { kStored, kStreamed, kAdded };
@@ -185,6 +173,44 @@ void InputGradients(FoldedRows folded, const float* x, int64_t x_stride, const f
          folded.Stride(dx_stride));
 }
 
+// sums[c] = sum g, sums[channels + c] = sum g * (x - mean) over a run of pixels. `scratch` holds
+// two arrays of FoldedWidth(channels). With `gradient`, which needs no sums then, dx too.
+void GradientSums(const float* x, int64_t x_stride, const float* dy, int64_t dy_stride,
+                  int64_t pixels, int64_t channels, int64_t group, bool relu,
+                  const BackwardCoefficients& k, const InputGradientOutput* gradient,
+                  float* scratch, float* sums) {
+  const int64_t width = FoldedWidth(channels);
+  float* const sum_g = scratch;
+  float* const sum_gx = scratch + width;
+  std::fill(scratch, scratch + 2 * width, 0.0f);
+  const auto kernel = relu ? &GradientSumsT<true> : &GradientSumsT<false>;
+  const int64_t columns = group * channels;
+  // Rows by fours, as if they were taken at once; the gradient finds them in the cache.
+  const int64_t rows = std::max<int64_t>(1, kRunFloats / columns / 4) * 4;
+  const int64_t run = gradient != nullptr ? rows * group : pixels;
+  for (int64_t begin = 0; begin < pixels; begin += run) {
+    const FoldedRows folded(std::min(run, pixels - begin), channels, group);
+    const float* const x_run = x + begin * x_stride;
+    const float* const dy_run = dy + begin * dy_stride;
+    kernel(folded, x_run, folded.Stride(x_stride), dy_run, folded.Stride(dy_stride), k, sum_g,
+           sum_gx);
+    if (gradient == nullptr) continue;
+    InputGradients(folded, x_run, x_stride, dy_run, dy_stride, k, relu, /*training=*/false,
+                   gradient->accumulate, gradient->stream, gradient->dx + begin * gradient->stride,
+                   gradient->stride);
+  }
+  for (int64_t c = 0; c < channels; ++c) {
+    double g = 0;
+    double gx = 0;
+    for (int64_t i = c; i < columns; i += channels) {
+      g += sum_g[i];
+      gx += sum_gx[i];
+    }
+    sums[c] = static_cast<float>(g);
+    sums[channels + c] = static_cast<float>(gx);
+  }
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace classicnn
 HWY_AFTER_NAMESPACE();
@@ -225,11 +251,21 @@ void BatchNorm2dBackward(const BatchNorm2dBackwardArgs<float>& args, Context& ct
     Repeat(scale, channels, group);
     Repeat(shift, channels, group);
   }
+  const bool in_place = dx.data == dy.data || dx.data == x.data;
+  const bool stream = BeyondCaches(12 * x.size()) && !in_place;
+  if (!args.training) {
+    // The gradient does not depend on the sums: one pass makes both.
+    for (int64_t i = 0; i < channels; ++i) a[i] = args.gamma[i] * args.inv_std[i];
+    Repeat(a, channels, group);
+  }
   ctx.ParallelFor("batch_norm2d.backward.sums", pieces.count(), [&](int64_t piece, int worker) {
     const int64_t begin = pieces.Begin(piece);
+    const InputGradientOutput gradient = {dx.Pixel(begin), dx.pixel_stride, args.accumulate,
+                                          stream};
     HWY_DYNAMIC_DISPATCH(GradientSums)
     (x.Pixel(begin), x.pixel_stride, dy.Pixel(begin), dy.pixel_stride, pieces.Size(piece), channels,
-     group, args.relu, coefficients, scratch + worker * 2 * width, sums + piece * 2 * channels);
+     group, args.relu, coefficients, args.training ? nullptr : &gradient,
+     scratch + worker * 2 * width, sums + piece * 2 * channels);
   });
 
   const double count = static_cast<double>(x.pixels());
@@ -250,25 +286,25 @@ void BatchNorm2dBackward(const BatchNorm2dBackwardArgs<float>& args, Context& ct
       const double inv_std = args.inv_std[i];
       const double dbeta = sum_g[i - begin];
       const double dgamma = sum_gx[i - begin] * inv_std;
-      const double factor = args.gamma[i] * inv_std;
       args.dbeta[i] = static_cast<float>(dbeta);
       args.dgamma[i] = static_cast<float>(dgamma);
+      if (!args.training) continue;
+      const double factor = args.gamma[i] * inv_std;
       a[i] = static_cast<float>(factor);
       b[i] = static_cast<float>(-factor * inv_std * dgamma / count);
       c[i] = static_cast<float>(-factor * dbeta / count);
     }
   });
 
+  if (!args.training) return;
   for (float* const coefficient : {a, b, c}) Repeat(coefficient, channels, group);
-  const bool in_place = dx.data == dy.data || dx.data == x.data;
-  const bool stream = BeyondCaches(12 * x.size()) && !in_place;
   const Pieces apply(x.pixels(), 12 * channels);
   ctx.ParallelFor("batch_norm2d.backward.apply", apply.count(), [&](int64_t i, int) {
     const int64_t piece = apply.count() - 1 - i;  // what the sums read last is in cache
     const int64_t begin = apply.Begin(piece);
     HWY_DYNAMIC_DISPATCH(InputGradients)
     (FoldedRows(apply.Size(piece), channels, group), x.Pixel(begin), x.pixel_stride,
-     dy.Pixel(begin), dy.pixel_stride, coefficients, args.relu, args.training, args.accumulate,
+     dy.Pixel(begin), dy.pixel_stride, coefficients, args.relu, /*training=*/true, args.accumulate,
      stream, dx.Pixel(begin), dx.pixel_stride);
   });
 }

@@ -228,6 +228,31 @@ TEST_P(BatchNorm2dTest, OneValueAChannel) {
   EXPECT_TRUE(Close(p.running_var, reference.running_var, Tolerance{1e-6}));
 }
 
+// Inference makes the gradient along with the sums, run by run of a piece, past the caches.
+TEST_P(BatchNorm2dTest, InferenceGradientOfManyPixels) {
+  Context ctx(2);
+  const Shape4 shape{64, 61, 61, 24};
+  GuardedTensor<float> x(shape), dy(shape), dx(shape), expected_dx(shape);
+  x.FillNormal(RandomStream(1, "x"));
+  dy.FillNormal(RandomStream(1, "dy"));
+  Parameters<float> p(shape.c), reference(shape.c);
+  GuardedWorkspace workspace(BatchNorm2dWorkspaceBytes(shape, 2));
+  auto forward = p.Forward(x.view(), dx.view(), false, false);
+  forward.workspace = workspace.get();
+  BatchNorm2dForward(forward, ctx);
+  BatchNorm2dForwardNaive<float>(reference.Forward(x.view(), expected_dx.view(), false, false));
+  auto backward = p.Backward(x.view(), dy.view(), dx.view(), false, false);
+  backward.workspace = workspace.get();
+  BatchNorm2dBackward(backward, ctx);
+  BatchNorm2dBackwardNaive<float>(
+      reference.Backward(x.view(), dy.view(), expected_dx.view(), false, false));
+  EXPECT_TRUE(Close(dx, expected_dx, Tolerance{1e-5}));
+  EXPECT_TRUE(GuardsIntact(dx));
+  const Tolerance tolerance = Tolerance::ForSum(shape.pixels());
+  EXPECT_TRUE(Close(p.dgamma, reference.dgamma, tolerance));
+  EXPECT_TRUE(Close(p.dbeta, reference.dbeta, tolerance));
+}
+
 TEST_P(BatchNorm2dTest, SameBitsOnAnyThreads) {
   for (const Shape4& shape : {Shape4{8, 16, 17, 64}, Shape4{8, 16, 16, 24}, Shape4{6, 8, 8, 200}}) {
     GuardedTensor<float> x(shape), dy(shape);
