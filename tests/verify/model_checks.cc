@@ -84,6 +84,19 @@ void DropZeroGradients(Arrays* expected) {
 
 std::string OnOff(bool on) { return on ? "on" : "off"; }
 
+// Two images, or as many as give each batch normalization eight values of a channel: of two values
+// it leaves the sign of their difference, which rounding may turn.
+int64_t BatchOf(const Graph& graph) {
+  constexpr int64_t kValues = 8;
+  int64_t batch = 2;
+  for (const Node& node : graph.nodes()) {
+    if (node.op == Op::kBatchNorm2d) {
+      batch = std::max(batch, (kValues - 1) / node.shape.pixels() + 1);
+    }
+  }
+  return batch;
+}
+
 }  // namespace
 
 std::unique_ptr<ModelState> CloneState(const Graph& graph, const ModelState& state) {
@@ -286,7 +299,6 @@ Row CompareModel(const std::string& what, const std::string& impl, const ModelCa
 
 std::vector<Row> CheckModel(const std::string& model, const ModelOptions& options, bool training,
                             uint64_t seed, Bounds bounds, OptimizedThreads& optimized) {
-  constexpr int64_t kBatch = 2;
   const ModelOptions defaults;
   std::string command = absl::StrCat("cnn-verify --models=", model, " --seed=", seed);
   if (options.image_h != defaults.image_h) {
@@ -295,14 +307,16 @@ std::vector<Row> CheckModel(const std::string& model, const ModelOptions& option
   if (options.num_classes != defaults.num_classes) {
     absl::StrAppend(&command, " --num_classes=", options.num_classes);
   }
-  absl::StatusOr<ModelCase> made = MakeModelCase(model, options, training, kBatch, seed);
-  CNN_CHECK(made.ok(), made.status().ToString());
-  const ModelCase& c = *made;
+  absl::StatusOr<Graph> graph = BuildModel(model, options);
+  CNN_CHECK(graph.ok(), graph.status().ToString());
+  const int64_t batch = BatchOf(*graph);
+  ModelCase made = MakeGraphCase(*std::move(graph), training, batch, seed);
+  const ModelCase& c = made;
   ReferenceModel<double> reference(c.graph, c.batch, training);
   const Arrays expected = RunReferenceModel(c, &reference);
 
   PlanOptions plan;
-  plan.batch = kBatch;
+  plan.batch = c.batch;
   plan.training = training;
   plan.num_threads = optimized.num_threads();
   const auto with = [&plan](bool fusion, bool winograd, Update update) {
@@ -331,7 +345,7 @@ std::vector<Row> CheckModel(const std::string& model, const ModelOptions& option
         CheckNodeByNode(name("node by node", p), c, reference, p, bounds, command, optimized));
   }
   if (!training) return rows;
-  MoveOffTheKinks(&*made, seed);
+  MoveOffTheKinks(&made, seed);
   Arrays off_the_kinks = RunReferenceModel(c, &reference);
   DropZeroGradients(&off_the_kinks);
   for (const PlanOptions& p :

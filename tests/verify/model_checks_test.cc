@@ -34,6 +34,16 @@ TEST_F(ModelChecksTest, PassInBothModes) {
   }
 }
 
+// The last images are 1 x 1 then: with two of them batch normalization would leave signs alone.
+TEST_F(ModelChecksTest, SmallImagesComeInLargerBatches) {
+  ModelOptions options;
+  options.image_h = options.image_w = 16;
+  for (const uint64_t seed : {1u, 2u, 4u}) {
+    const std::vector<Row> rows = CheckModel(kModel, options, true, seed, {}, threads_);
+    EXPECT_EQ(CountVerdicts(rows).pass, CountVerdicts(rows).checks()) << FormatTable(rows);
+  }
+}
+
 TEST_F(ModelChecksTest, EveryStepFailsATightBound) {
   const absl::StatusOr<ModelCase> c = MakeModelCase(kModel, {}, true, 2, 1);
   ASSERT_TRUE(c.ok());
