@@ -16,6 +16,15 @@ float JitterFactor(uint32_t word) {
   return 0.8f + 0.4f * (static_cast<float>(word >> 8) * 0x1p-24f);
 }
 
+// Zeros in a square of height / 4 x width / 4 about a pixel, as far as it is inside.
+void CutOut(int64_t middle_y, int64_t middle_x, int64_t height, int64_t width, float* image) {
+  const int64_t top = middle_y - height / 8, left = middle_x - width / 8;
+  const int64_t begin = std::max<int64_t>(left, 0), end = std::min(left + width / 4, width);
+  for (int64_t y = std::max<int64_t>(top, 0); y < std::min(top + height / 4, height); ++y) {
+    std::fill(image + (y * width + begin) * 3, image + (y * width + end) * 3, 0.0f);
+  }
+}
+
 // ITU-R 601: the grey of a pixel.
 float Grey(float r, float g, float b) { return 0.299f * r + 0.587f * g + 0.114f * b; }
 
@@ -33,10 +42,12 @@ absl::StatusOr<Augmentation> ParseAugmentation(absl::string_view text) {
       result.flip = true;
     } else if (word == "jitter") {
       result.jitter = true;
+    } else if (word == "cutout") {
+      result.cutout = true;
     } else {
       return absl::InvalidArgumentError(
           absl::StrCat("bad value \"", word.substr(0, 80),
-                       "\" for --augment: give none, or a list of crop, flip, jitter"));
+                       "\" for --augment: give none, or a list of crop, flip, jitter, cutout"));
     }
   }
   return result;
@@ -47,6 +58,7 @@ std::string ToString(const Augmentation& augmentation) {
   if (augmentation.crop) words.push_back("crop");
   if (augmentation.flip) words.push_back("flip");
   if (augmentation.jitter) words.push_back("jitter");
+  if (augmentation.cutout) words.push_back("cutout");
   return words.empty() ? "none" : absl::StrJoin(words, ",");
 }
 
@@ -108,6 +120,7 @@ void BatchMaker::FillImage(const BatchRequest& request, int64_t image, float* to
 
   const float black[3] = {normalized_[0][0], normalized_[1][0], normalized_[2][0]};
   const size_t green = channels == 3 ? 1 : 0, blue = channels == 3 ? 2 : 0;
+  float* const first = to;
   for (int64_t y = 0; y < height_; ++y) {
     const int64_t source_y = top + y;
     const bool inside_y = source_y >= 0 && source_y < height_;
@@ -124,6 +137,10 @@ void BatchMaker::FillImage(const BatchRequest& request, int64_t image, float* to
         to[2] = black[2];
       }
     }
+  }
+  if (request.augmentation.cutout) {
+    CutOut(static_cast<int64_t>(words[2]) % height_, static_cast<int64_t>(words[3]) % width_,
+           height_, width_, first);
   }
 }
 

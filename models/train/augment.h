@@ -18,7 +18,7 @@
 
 namespace classicnn {
 
-// In this order: jitter of the colours, crop, flip.
+// In this order: jitter of the colours, crop, flip, cutout.
 struct Augmentation {
   // A window of the image's own size from the image with a border of 0 (black, before
   // normalization) around it, an eighth of its side wide (4 at 32 x 32): all positions equally
@@ -32,10 +32,15 @@ struct Augmentation {
   // Brightness, contrast (towards the mean grey of the image) and saturation (towards the grey of
   // the pixel), each times a factor uniform in [0.8, 1.2].
   bool jitter = false;
+  // A square a quarter of the side wide (8 at 32 x 32) becomes 0, after normalization: the mean.
+  // Its middle is anywhere in the image, all pixels equally likely, so that part of it may be
+  // outside (DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with
+  // Cutout", 2017; theirs is 16 wide, for hundreds of epochs).
+  bool cutout = false;
 
-  bool any() const { return crop || flip || jitter; }
+  bool any() const { return crop || flip || jitter || cutout; }
 };
-// "none", or a comma-separated list of crop, flip, jitter. InvalidArgument names --augment.
+// "none", or a comma-separated list of crop, flip, jitter, cutout. InvalidArgument names --augment.
 absl::StatusOr<Augmentation> ParseAugmentation(absl::string_view text);
 std::string ToString(const Augmentation& augmentation);
 

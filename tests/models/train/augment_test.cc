@@ -52,7 +52,7 @@ std::vector<int64_t> FirstIndices(int64_t count) {
 TEST(AugmentTest, ParsesLists) {
   EXPECT_EQ(ToString(*ParseAugmentation("none")), "none");
   EXPECT_EQ(ToString(*ParseAugmentation("flip,crop")), "crop,flip");
-  EXPECT_EQ(ToString(*ParseAugmentation("jitter")), "jitter");
+  EXPECT_EQ(ToString(*ParseAugmentation("cutout,jitter")), "jitter,cutout");
   for (const char* bad : {"", "crop,", "none,crop", "mixup"}) {
     EXPECT_FALSE(ParseAugmentation(bad).ok()) << bad;
   }
@@ -82,7 +82,7 @@ TEST(AugmentTest, GreyIsCopiedToThreeChannels) {
 
 TEST(AugmentTest, SameBitsOnAnyNumberOfThreads) {
   const Dataset data = Synthetic(40);
-  const Augmentation all{true, true, true};
+  const Augmentation all{true, true, true, true};
   for (const int64_t size : {32, 48}) {
     const auto one = Fill(*data.train, FirstIndices(40), all, 1, 3, kUnit, size);
     for (const int threads : {2, 3, 8}) {
@@ -93,7 +93,7 @@ TEST(AugmentTest, SameBitsOnAnyNumberOfThreads) {
 
 TEST(AugmentTest, AnImageDependsOnItsNumberAndEpochAlone) {
   const Dataset data = Synthetic(40);
-  const Augmentation all{true, true, true};
+  const Augmentation all{true, true, true, true};
   const auto batch = Fill(*data.train, {3, 17, 5}, all, 2);
   const auto alone = Fill(*data.train, {17}, all, 1);
   EXPECT_TRUE(std::equal(alone.begin(), alone.end(), batch.begin() + 3072));
@@ -142,6 +142,40 @@ TEST(AugmentTest, CropsAndFlipsAreWindowsWithBlackBorders) {
   EXPECT_EQ(lefts.rbegin()->first, 4);
   for (const auto& [top, count] : tops) EXPECT_NEAR(count, kEpochs / 9.0, 50) << top;
   EXPECT_EQ(flips[true], kEpochs / 2);
+}
+
+TEST(AugmentTest, CutsOutASquareAroundAnyPixel) {
+  const ImageSet images = Coordinates();
+  Augmentation cutout;
+  cutout.cutout = true;
+  const MeanStd normalization{{0.5, 0.5, 0.5}, {1, 1, 1}};
+  const auto whole = Fill(images, {0}, {}, 1, 0, normalization);
+  std::set<int> tops, lefts, areas;
+  for (uint64_t epoch = 0; epoch < 3000; ++epoch) {
+    const auto batch = Fill(images, {0}, cutout, 1, epoch, normalization);
+    int top = 32, bottom = -1, left = 32, right = -1, zeros = 0;
+    for (int p = 0; p < 1024; ++p) {
+      const auto at = static_cast<size_t>(3 * p);
+      if (batch[at] != 0) {  // red is below 32 / 255, never the mean
+        ASSERT_TRUE(std::equal(&batch[at], &batch[at] + 3, &whole[at]));
+        continue;
+      }
+      ++zeros;
+      EXPECT_EQ(batch[at + 1], 0);
+      EXPECT_EQ(batch[at + 2], 0);
+      top = std::min(top, p / 32), bottom = std::max(bottom, p / 32);
+      left = std::min(left, p % 32), right = std::max(right, p % 32);
+    }
+    // A rectangle, 8 x 8 unless it is cut off by the border.
+    const int height = bottom - top + 1, width = right - left + 1;
+    ASSERT_EQ(zeros, height * width);
+    ASSERT_TRUE(height == 8 || (height >= 4 && height < 8 && (top == 0 || bottom == 31)));
+    ASSERT_TRUE(width == 8 || (width >= 4 && width < 8 && (left == 0 || right == 31)));
+    tops.insert(top), lefts.insert(left), areas.insert(zeros);
+  }
+  EXPECT_EQ(tops.size(), 28u);  // 0 to 27: the middle is in rows 0 to 31, four below the top
+  EXPECT_EQ(lefts.size(), 28u);
+  EXPECT_EQ(*areas.rbegin(), 64);
 }
 
 TEST(AugmentTest, EveryImageIsSeenFromBothSidesInTwoEpochs) {
