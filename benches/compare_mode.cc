@@ -49,9 +49,10 @@ constexpr int64_t kCheckBatch = 2;  // at most
 constexpr int kTurns = 3;
 constexpr int64_t kTurnNanos = 20'000'000;
 // Calls before those that count: they bring the tensors back into the caches that the other one
-// filled, wake the threads, and outlast those of the other that have not gone to sleep. A call that
-// takes a whole turn needs them once, for its pages.
-constexpr int64_t kWarmUpNanos = 1'000'000;
+// filled, wake the threads, and give the processor time to get up to speed (after 1 ms products
+// were still 3% slower than after 10). A call that takes a whole turn needs them once, for its
+// pages.
+constexpr int64_t kWarmUpNanos = 5'000'000;
 
 struct Case {
   ModelLayerShape entry;
@@ -121,7 +122,8 @@ class Peer {
     return absl::OkStatus();
 #endif
   }
-  // Waits until its threads do not disturb ours.
+  // Waits until the threads of neither disturb the other. Before each turn, so that both begin
+  // alike.
   void Settle() {
 #ifdef CLASSICNN_HAVE_ONEDNN
     if (onednn_ != nullptr) SettleOneDnnThreads();
@@ -183,6 +185,7 @@ absl::Status Measure(const Case& c, const std::string& name, TuningCache* tuning
   for (int turn = 0; turn < kTurns; ++turn) {
     peer->Settle();
     TakeTurn([&ours] { (*ours)->RunOptimized(); }, our_nanos);
+    peer->Settle();
     TakeTurn([&peer] { peer->Run(); }, peer_nanos);
   }
   row.seconds = MedianSeconds(std::move(our_nanos));

@@ -469,7 +469,7 @@ void LimitOneDnn(const std::string& target) {
   if (target == "scalar" || target == "emu128") dnnl::set_max_cpu_isa(dnnl::cpu_isa::sse41);
 }
 
-void SettleOneDnnThreads() { std::this_thread::sleep_for(std::chrono::milliseconds(50)); }
+void SettleOneDnnThreads() { std::this_thread::sleep_for(std::chrono::milliseconds(30)); }
 
 absl::StatusOr<std::unique_ptr<OneDnnCase>> OneDnnCase::Create(const LayerCase& source,
                                                                bool automatic, int num_threads) {
