@@ -51,9 +51,9 @@ HWY_INLINE void StoreLaneSums(const VF* sums, float* to) {
 #endif
 }
 
-// A block; the lines `ahead` floats behind those of its rows are fetched unless that is 0.
+// A block; as many floats from `next` on as its rows have are fetched unless that is null.
 template <int kCount>
-HWY_INLINE void MultiplyBlock(const float* HWY_RESTRICT rows, int64_t depth, int64_t ahead,
+HWY_INLINE void MultiplyBlock(const float* HWY_RESTRICT rows, int64_t depth, const float* next,
                               const float* const* a, float* const* out, int64_t first_row) {
   const DF d;
   VF sums[kCount][kRows];
@@ -64,7 +64,7 @@ HWY_INLINE void MultiplyBlock(const float* HWY_RESTRICT rows, int64_t depth, int
     VF row[kRows];
     for (int r = 0; r < kRows; ++r) {
       row[r] = hn::LoadU(d, rows + r * depth + k);
-      if (ahead != 0) hwy::Prefetch(rows + r * depth + k + ahead);
+      if (next != nullptr) hwy::Prefetch(next + r * depth + k);
     }
     for (int i = 0; i < kCount; ++i) {
       const VF value = hn::LoadU(d, a[i] + k);
@@ -75,26 +75,23 @@ HWY_INLINE void MultiplyBlock(const float* HWY_RESTRICT rows, int64_t depth, int
 }
 
 void Multiply(const RowProducts& p) {
-  // 32 KB: more than one thread reads within the latency of memory.
-  constexpr int64_t kAhead = 8192;
-  const int64_t all = std::max(p.num_rows * p.depth, p.end != nullptr ? p.end - p.rows : 0);
   for (int64_t r = 0; r < p.num_rows; r += kRows) {
     const float* const rows = p.rows + r * p.depth;
-    const bool fetches = r * p.depth + kAhead + kRows * p.depth <= all;
+    const bool fetches = (r + kRows) * p.depth <= p.next_floats;
     for (int64_t i = 0; i < p.num_vectors; i += kVectors) {
-      const int64_t ahead = fetches && i == 0 ? kAhead : 0;
+      const float* const next = fetches && i == 0 ? p.next + r * p.depth : nullptr;
       switch (std::min<int64_t>(kVectors, p.num_vectors - i)) {
         case 1:
-          MultiplyBlock<1>(rows, p.depth, ahead, p.a + i, p.out + i, r);
+          MultiplyBlock<1>(rows, p.depth, next, p.a + i, p.out + i, r);
           break;
         case 2:
-          MultiplyBlock<2>(rows, p.depth, ahead, p.a + i, p.out + i, r);
+          MultiplyBlock<2>(rows, p.depth, next, p.a + i, p.out + i, r);
           break;
         case 3:
-          MultiplyBlock<3>(rows, p.depth, ahead, p.a + i, p.out + i, r);
+          MultiplyBlock<3>(rows, p.depth, next, p.a + i, p.out + i, r);
           break;
         default:
-          MultiplyBlock<4>(rows, p.depth, ahead, p.a + i, p.out + i, r);
+          MultiplyBlock<4>(rows, p.depth, next, p.a + i, p.out + i, r);
           break;
       }
     }

@@ -23,7 +23,9 @@ struct RowProducts {
   int64_t num_vectors = 0;
   const float* const* a = nullptr;  // [num_vectors]
   float* const* out = nullptr;      // [num_vectors], each to num_rows values; overwritten
-  const float* end = nullptr;       // of what follows the rows and is read soon after; or null
+  // Fetched on the way, as much of it as of the rows: what is read after them. Or null.
+  const float* next = nullptr;
+  int64_t next_floats = 0;
 };
 void MultiplyRows(const RowProducts& product);
 

@@ -186,7 +186,8 @@ void PlanBuilder::Emit(Step step) {
     step.bytes += 4 * step.parameter_gradients[0].bytes;
   } else if (step.updates) {
     step.bytes += 4 * ParameterBytes(step.node);
-  } else if (step.phase != Phase::kLoss && step.parameter_gradients.empty()) {
+  } else if (step.phase != Phase::kLoss &&
+             (step.parameter_gradients.empty() || step.kind == StepKind::kConv2dBackward)) {
     step.bytes += ParameterBytes(step.node);
   }
   plan_.steps.push_back(std::move(step));

@@ -117,49 +117,57 @@ void PlanBuilder::EmitBackward(NodeId id) {
   switch (node.op) {
     case Op::kConv2d: {
       const Conv2dShape s = graph_.conv2d_shape(id, batch());
-      const Conv2dAlgorithm algorithm =
-          Conv2dAlgorithms(s, Conv2dPass::kBackwardData, plan_.options.winograd)[0];
-      if (input_needs_gradient && Conv2dHasBackward(s, algorithm)) {
+      const auto algorithm_of = [&](Conv2dPass pass) {
+        return Conv2dAlgorithms(s, pass, plan_.options.winograd)[0];
+      };
+      const Conv2dAlgorithm algorithm = algorithm_of(Conv2dPass::kBackwardWeights);
+      const bool updates = plan_.options.update == Update::kFused && Conv2dUpdates(algorithm);
+      const auto set_weights_gradient = [&](Step* step) {
+        step->updates = updates;
+        if (!updates) step->parameter_gradients = {ParameterGradient(node.parameters[0])};
+      };
+      if (input_needs_gradient && algorithm == algorithm_of(Conv2dPass::kBackwardData) &&
+          Conv2dHasBackward(s, algorithm)) {
         Step step = NewStep(StepKind::kConv2dBackward, Phase::kBackward, id, "backward");
         step.algorithm = algorithm;
         dy = ReadGradient(id, &step);
         const Operand value = ReadValue(x, &step);
         step.inputs = {dy, value};
-        step.parameter_gradients = {ParameterGradient(node.parameters[0])};
+        set_weights_gradient(&step);
         AddGradientOutput(x, &step);
-        step.macs = step.executed_macs = 2 * s.macs();
-        step.workspace =
-            NewWorkspace(step.name, Conv2dBackwardWorkspaceBytes(s, algorithm, step.fusion()));
-        Emit(std::move(step));
-        break;
-      }
-      std::array<Conv2dPass, 2> passes = {Conv2dPass::kBackwardWeights, Conv2dPass::kBackwardData};
-      const bool updates = plan_.options.update == Update::kFused &&
-                           Conv2dUpdates(Conv2dAlgorithms(s, passes[0], plan_.options.winograd)[0]);
-      // The gradient of the input needs the weights as they were.
-      if (updates) std::swap(passes[0], passes[1]);
-      for (const Conv2dPass pass : passes) {
-        const bool weights = pass == Conv2dPass::kBackwardWeights;
-        if (!weights && !input_needs_gradient) continue;
-        Step step =
-            NewStep(weights ? StepKind::kConv2dBackwardWeights : StepKind::kConv2dBackwardData,
-                    Phase::kBackward, id, Conv2dPassName(pass));
-        step.algorithm = Conv2dAlgorithms(s, pass, plan_.options.winograd)[0];
-        dy = ReadGradient(id, &step);
-        if (weights) {
-          const Operand value = ReadValue(x, &step);
-          step.inputs = {dy, value};
-          step.updates = updates;
-          if (!updates) step.parameter_gradients = {ParameterGradient(node.parameters[0])};
-        } else {
-          step.inputs = {dy};
-          AddGradientOutput(x, &step);
-        }
-        step.macs = s.macs();
-        step.executed_macs = Conv2dExecutedMacs(s, pass, step.algorithm);
+        step.macs = 2 * s.macs();
+        step.executed_macs = Conv2dExecutedMacs(s, Conv2dPass::kBackwardData, algorithm) +
+                             Conv2dExecutedMacs(s, Conv2dPass::kBackwardWeights, algorithm);
         step.workspace = NewWorkspace(
-            step.name, Conv2dWorkspaceBytes(s, pass, step.algorithm, threads, step.fusion()));
+            step.name, Conv2dBackwardWorkspaceBytes(s, algorithm, threads, step.fusion()));
         Emit(std::move(step));
+      } else {
+        std::array<Conv2dPass, 2> passes = {Conv2dPass::kBackwardWeights,
+                                            Conv2dPass::kBackwardData};
+        // The gradient of the input needs the weights as they were.
+        if (updates) std::swap(passes[0], passes[1]);
+        for (const Conv2dPass pass : passes) {
+          const bool weights = pass == Conv2dPass::kBackwardWeights;
+          if (!weights && !input_needs_gradient) continue;
+          Step step =
+              NewStep(weights ? StepKind::kConv2dBackwardWeights : StepKind::kConv2dBackwardData,
+                      Phase::kBackward, id, Conv2dPassName(pass));
+          step.algorithm = algorithm_of(pass);
+          dy = ReadGradient(id, &step);
+          if (weights) {
+            const Operand value = ReadValue(x, &step);
+            step.inputs = {dy, value};
+            set_weights_gradient(&step);
+          } else {
+            step.inputs = {dy};
+            AddGradientOutput(x, &step);
+          }
+          step.macs = s.macs();
+          step.executed_macs = Conv2dExecutedMacs(s, pass, step.algorithm);
+          step.workspace = NewWorkspace(
+              step.name, Conv2dWorkspaceBytes(s, pass, step.algorithm, threads, step.fusion()));
+          Emit(std::move(step));
+        }
       }
       if (updates) {
         CNN_CHECK(node.parameters.size() == 1, node.name, " has more than its weights to update");

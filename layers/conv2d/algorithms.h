@@ -31,12 +31,14 @@ struct Conv2dAlgorithmOps {
   // What of `fusion` the functions above do themselves; the dispatch takes the rest out of the
   // arguments and does it in passes of its own (conv2d_passes.h). Null: nothing.
   Conv2dFusion (*fuses)(const Conv2dShape& shape, Conv2dPass pass, const Conv2dFusion& fusion);
-  // Both backwards at once (Conv2dBackward), with all of `fusion`. Null: never.
+  // Both backwards at once (Conv2dBackward), with what of `fusion` backward data fuses. Null:
+  // never.
   bool (*has_backward)(const Conv2dShape& shape);
-  size_t (*backward_workspace_bytes)(const Conv2dShape& shape, const Conv2dFusion& fusion);
+  size_t (*backward_workspace_bytes)(const Conv2dShape& shape, int num_threads,
+                                     const Conv2dFusion& fusion);
   void (*backward)(const Conv2dBackwardDataArgs<float>& data,
                    const Conv2dBackwardWeightsArgs<float>& weights, Context& ctx);
-  bool updates = false;  // Conv2dUpdates
+  bool updates = false;  // Conv2dUpdates, in backward_weights and in backward
 };
 
 // Null for an algorithm that is not built in.

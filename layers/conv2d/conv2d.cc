@@ -100,14 +100,11 @@ Conv2dFusion Conv2dFuses(const Conv2dShape& shape, Conv2dPass pass, Conv2dAlgori
   return ops.fuses != nullptr ? ops.fuses(shape, pass, fusion) : Conv2dFusion();
 }
 
-size_t Conv2dWorkspaceBytes(const Conv2dShape& shape, Conv2dPass pass, Conv2dAlgorithm algorithm,
-                            int num_threads, const Conv2dFusion& fusion) {
-  const Conv2dFusion fused = Conv2dFuses(shape, pass, algorithm, fusion);
-  size_t bytes = OpsFor(shape, pass, algorithm).workspace_bytes(shape, pass, num_threads, fused);
-  if (pass == Conv2dPass::kBackwardWeights) {
-    // The bias gradient is summed before the weights' gradient and shares its scratch.
-    bytes = std::max(bytes, ColumnSumsWorkspaceBytes(shape.output().pixels(), shape.out_channels));
-  }
+namespace {
+
+// With the passes for what of `fusion` the algorithm does not do itself.
+size_t WithPasses(size_t bytes, const Conv2dShape& shape, const Conv2dFusion& fusion,
+                  const Conv2dFusion& fused) {
   // Epilogues' passes come after the convolution and share its scratch; copies stay beside it.
   if (fusion.statistics && !fused.statistics) {
     bytes = std::max(bytes, StatisticsPassWorkspaceBytes(shape.output()));
@@ -123,6 +120,19 @@ size_t Conv2dWorkspaceBytes(const Conv2dShape& shape, Conv2dPass pass, Conv2dAlg
     bytes += Workspace::BytesFor<float>(shape.output().size());
   }
   return bytes;
+}
+
+}  // namespace
+
+size_t Conv2dWorkspaceBytes(const Conv2dShape& shape, Conv2dPass pass, Conv2dAlgorithm algorithm,
+                            int num_threads, const Conv2dFusion& fusion) {
+  const Conv2dFusion fused = Conv2dFuses(shape, pass, algorithm, fusion);
+  size_t bytes = OpsFor(shape, pass, algorithm).workspace_bytes(shape, pass, num_threads, fused);
+  if (pass == Conv2dPass::kBackwardWeights) {
+    // The bias gradient is summed before the weights' gradient and shares its scratch.
+    bytes = std::max(bytes, ColumnSumsWorkspaceBytes(shape.output().pixels(), shape.out_channels));
+  }
+  return WithPasses(bytes, shape, fusion, fused);
 }
 
 namespace {
@@ -144,6 +154,21 @@ void MakeGradientFirst(const Conv2dFusion& fused, Args* args, Context& ctx) {
   GradientPass(args->gradient, args->dy, copy, ctx);
   args->dy = copy;
   args->gradient = {};
+}
+
+// Runs `backward`, and after it what of the epilogue it does not do itself.
+template <class Call>
+void WithEpiloguePass(const Conv2dFusion& fused, Conv2dBackwardDataArgs<float>* args, Context& ctx,
+                      const Call& backward) {
+  const GradientEpilogue<float> epilogue = args->epilogue;
+  const Tensor dx = args->dx;
+  const bool pass = epilogue.active() && !fused.gradient_epilogue;
+  if (pass) {
+    args->epilogue = {};
+    if (epilogue.add) args->dx = Tensor(args->workspace.Take<float>(dx.size()), dx.shape());
+  }
+  backward();
+  if (pass) GradientEpiloguePass(epilogue, args->dx, dx, args->workspace, ctx);
 }
 
 }  // namespace
@@ -174,15 +199,8 @@ void Conv2dBackwardData(const Conv2dBackwardDataArgs<float>& given, Context& ctx
   fusion.gradient_epilogue = args.epilogue.active();
   const Conv2dFusion fused = Conv2dFuses(args.shape, kPass, args.algorithm, fusion);
   MakeGradientFirst(fused, &args, ctx);
-  const bool pass = fusion.gradient_epilogue && !fused.gradient_epilogue;
-  if (pass) {
-    args.epilogue = {};
-    if (given.epilogue.add) {
-      args.dx = Tensor(args.workspace.Take<float>(args.dx.size()), args.dx.shape());
-    }
-  }
-  OpsFor(args.shape, kPass, args.algorithm).backward_data(args, ctx);
-  if (pass) GradientEpiloguePass(given.epilogue, args.dx, given.dx, args.workspace, ctx);
+  WithEpiloguePass(fused, &args, ctx,
+                   [&] { OpsFor(args.shape, kPass, args.algorithm).backward_data(args, ctx); });
 }
 
 void Conv2dBackwardWeights(const Conv2dBackwardWeightsArgs<float>& given, Context& ctx) {
@@ -216,22 +234,43 @@ bool Conv2dHasBackward(const Conv2dShape& shape, Conv2dAlgorithm algorithm) {
 }
 
 size_t Conv2dBackwardWorkspaceBytes(const Conv2dShape& shape, Conv2dAlgorithm algorithm,
-                                    const Conv2dFusion& fusion) {
-  return OpsFor(shape, Conv2dPass::kBackwardData, algorithm)
-      .backward_workspace_bytes(shape, fusion);
+                                    int num_threads, const Conv2dFusion& fusion) {
+  constexpr auto kPass = Conv2dPass::kBackwardData;
+  const Conv2dFusion fused = Conv2dFuses(shape, kPass, algorithm, fusion);
+  return WithPasses(
+      OpsFor(shape, kPass, algorithm).backward_workspace_bytes(shape, num_threads, fused), shape,
+      fusion, fused);
 }
 
-void Conv2dBackward(const Conv2dBackwardDataArgs<float>& data,
-                    const Conv2dBackwardWeightsArgs<float>& weights, Context& ctx) {
-  CheckConv2dArgs(data);
-  CheckConv2dArgs(weights);
+void Conv2dBackward(const Conv2dBackwardDataArgs<float>& given_data,
+                    const Conv2dBackwardWeightsArgs<float>& given_weights, Context& ctx) {
+  CheckConv2dArgs(given_data);
+  CheckConv2dArgs(given_weights);
+  Conv2dBackwardDataArgs<float> data = given_data;
+  Conv2dBackwardWeightsArgs<float> weights = given_weights;
   CNN_CHECK(data.shape == weights.shape && data.dy.data == weights.dy.data &&
                 data.algorithm == weights.algorithm && weights.dbias == nullptr &&
-                weights.update == nullptr && Conv2dHasBackward(data.shape, data.algorithm),
+                Conv2dHasBackward(data.shape, data.algorithm),
             "not one convolution whose backwards are one sweep: ", data.shape.ToString(), ", ",
             weights.shape.ToString());
   CNN_CHECK(!data.accumulate || !data.epilogue.add, "a gradient is added before or after its mask");
-  OpsFor(data.shape, Conv2dPass::kBackwardData, data.algorithm).backward(data, weights, ctx);
+  CNN_CHECK(weights.update == nullptr ||
+                (Conv2dUpdates(weights.algorithm) && weights.update->w == data.weights),
+            Conv2dAlgorithmName(weights.algorithm), " applies no update, or one of other weights");
+  constexpr auto kPass = Conv2dPass::kBackwardData;
+  Conv2dFusion fusion;
+  fusion.activation = weights.activation.active();
+  fusion.gradient = data.gradient.active();
+  fusion.gradient_epilogue = data.epilogue.active();
+  const Conv2dFusion fused = Conv2dFuses(data.shape, kPass, data.algorithm, fusion);
+  MakeGradientFirst(fused, &data, ctx);
+  weights.dy = data.dy;
+  weights.gradient = data.gradient;
+  weights.workspace = data.workspace;
+  ActivateFirst(fused, &weights, ctx);
+  data.workspace = weights.workspace;
+  WithEpiloguePass(fused, &data, ctx,
+                   [&] { OpsFor(data.shape, kPass, data.algorithm).backward(data, weights, ctx); });
 }
 
 }  // namespace classicnn

@@ -162,12 +162,13 @@ void Conv2dBackwardData(const Conv2dBackwardDataArgs<float>& args, Context& ctx)
 void Conv2dBackwardWeights(const Conv2dBackwardWeightsArgs<float>& args, Context& ctx);
 
 // Backward data and backward weights in one sweep, where an algorithm bound by memory can share
-// what both read. Both arguments are those of the separate calls, for the same convolution, dy and
-// algorithm; without a bias gradient. The workspace of `data` serves both. Sums may be grouped
-// otherwise than in the separate calls.
+// what both read. Both arguments are those of the separate calls, for the same convolution, dy,
+// gradient prologue and algorithm; without a bias gradient. An update is of the weights that `data`
+// reads. The workspace of `data` serves both. Sums may be grouped otherwise than in the separate
+// calls.
 bool Conv2dHasBackward(const Conv2dShape& shape, Conv2dAlgorithm algorithm);
 size_t Conv2dBackwardWorkspaceBytes(const Conv2dShape& shape, Conv2dAlgorithm algorithm,
-                                    const Conv2dFusion& fusion);
+                                    int num_threads, const Conv2dFusion& fusion);
 void Conv2dBackward(const Conv2dBackwardDataArgs<float>& data,
                     const Conv2dBackwardWeightsArgs<float>& weights, Context& ctx);
 

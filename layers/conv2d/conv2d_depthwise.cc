@@ -224,7 +224,8 @@ void BackwardWeights(const Conv2dBackwardWeightsArgs<float>& args, Context& ctx)
 
 bool HasBackward(const Conv2dShape& shape) { return shape.depthwise() && HasStrips(shape); }
 
-size_t BackwardWorkspaceBytes(const Conv2dShape& shape, const Conv2dFusion& fusion) {
+size_t BackwardWorkspaceBytes(const Conv2dShape& shape, int /*num_threads*/,
+                              const Conv2dFusion& fusion) {
   const int64_t groups = Cut(shape, Conv2dPass::kBackwardWeights).groups();
   return WeightSums::Bytes(shape, groups) +
          (fusion.gradient_epilogue ? GradientSumPieces::Bytes(groups, shape.in_channels) : 0);

@@ -1,6 +1,8 @@
 #include "layers/conv2d/conv2d_few_pixels.h"
 
 #include <algorithm>
+#include <array>
+#include <cstddef>
 #include <cstdint>
 
 #include "layers/gemm.h"
@@ -81,6 +83,12 @@ struct Cut {
   // Of input channels; in fours.
   int64_t RangeBegin(int64_t channels, int64_t range) const {
     return channels / kRowProductRows * range / ranges * kRowProductRows;
+  }
+
+  // Of a piece that is a range of input channels and all output channels.
+  int64_t FirstWeight(const Conv2dShape& s, int64_t piece) const {
+    return (piece / ranges * s.in_channels + RangeBegin(s.in_channels, piece % ranges)) *
+           s.out_channels;
   }
 
   int64_t taps;
@@ -188,77 +196,160 @@ void Forward(const Conv2dForwardArgs<float>& args, Context& ctx) {
   AddPieces(kZone, cut, pairs.out_mask, sums, args.bias, /*accumulate=*/false, args.y, ctx);
 }
 
+// The sums of backward data: of each tap, for all pixels and input channels.
+class DataSums {
+ public:
+  // A piece is a range of `cut`.
+  DataSums(const Conv2dBackwardDataArgs<float>& args, const Cut& cut, const Pairs& pairs,
+           float* sums)
+      : args_(args), cut_(cut), pairs_(pairs), sums_(sums) {}
+
+  // The products with a piece's weights, while what is read next is fetched.
+  void Make(int64_t index, const float* next, int64_t next_floats) const {
+    const Conv2dShape& s = args_.shape;
+    const int64_t tap = index / cut_.ranges;
+    const int64_t row = cut_.RangeBegin(s.in_channels, index % cut_.ranges);
+    const int64_t count = pairs_.count[tap];
+    const float* a[kMaxFewPixels];
+    float* out[kMaxFewPixels];
+    for (int64_t i = 0; i < count; ++i) {
+      a[i] = args_.dy.Pixel(pairs_.out[tap][i]);
+      out[i] = sums_ + (tap * s.input().pixels() + pairs_.in[tap][i]) * s.in_channels + row;
+    }
+    MultiplyRows({args_.weights + (tap * s.in_channels + row) * s.out_channels,
+                  cut_.RangeBegin(s.in_channels, index % cut_.ranges + 1) - row, s.out_channels,
+                  count, a, out, next, next_floats});
+  }
+  void Add(const char* zone, Context& ctx) const {
+    Cut taps = cut_;
+    taps.ranges = 1;  // they lie side by side
+    AddPieces(zone, taps, pairs_.in_mask, sums_, nullptr, args_.accumulate, args_.dx, ctx);
+  }
+
+ private:
+  const Conv2dBackwardDataArgs<float>& args_;
+  const Cut& cut_;
+  const Pairs& pairs_;
+  float* const sums_;
+};
+
 void BackwardData(const Conv2dBackwardDataArgs<float>& args, Context& ctx) {
   const Conv2dShape& s = args.shape;
   const Cut cut(s, Conv2dPass::kBackwardData);
   const Pairs pairs(s);
-  const int64_t pixels = s.input().pixels();
   Workspace workspace = args.workspace;
-  float* const sums = workspace.Take<float>(cut.sums);
+  const DataSums sums(args, cut, pairs, workspace.Take<float>(cut.sums));
   constexpr const char* kZone = "conv2d.backward_data.few_pixels";
+  // 32 KB: more than one thread reads within the latency of memory.
+  constexpr int64_t kAhead = 8192;
   ctx.ParallelFor(kZone, cut.taps * cut.ranges, [&](int64_t index, int /*worker*/) {
-    const int64_t tap = index / cut.ranges;
-    const int64_t row = cut.RangeBegin(s.in_channels, index % cut.ranges);
-    const int64_t count = pairs.count[tap];
-    const float* a[kMaxFewPixels];
-    float* out[kMaxFewPixels];
-    for (int64_t i = 0; i < count; ++i) {
-      a[i] = args.dy.Pixel(pairs.out[tap][i]);
-      out[i] = sums + (tap * pixels + pairs.in[tap][i]) * s.in_channels + row;
-    }
-    MultiplyRows({args.weights + (tap * s.in_channels + row) * s.out_channels,
-                  cut.RangeBegin(s.in_channels, index % cut.ranges + 1) - row, s.out_channels,
-                  count, a, out, args.weights + s.weight_count()});
+    const int64_t ahead = std::min(cut.FirstWeight(s, index) + kAhead, s.weight_count());
+    sums.Make(index, args.weights + ahead, s.weight_count() - ahead);
   });
-  Cut taps = cut;
-  taps.ranges = 1;  // they lie side by side
-  AddPieces(kZone, taps, pairs.in_mask, sums, nullptr, args.accumulate, args.dx, ctx);
+  sums.Add(kZone, ctx);
 }
+
+// Makes or applies the gradient of a piece's weights, while what is read next is fetched too.
+class WeightGradients {
+ public:
+  // `scratch` holds cut.gradient floats for each worker.
+  WeightGradients(const Conv2dBackwardWeightsArgs<float>& args, const Cut& cut, const Pairs& pairs,
+                  float* scratch)
+      : args_(args), cut_(cut), pairs_(pairs), scratch_(scratch) {}
+
+  // fetch[0] and on, up to the first null, are what a thread has not yet read of what it reads for
+  // this piece or the next.
+  void Make(int64_t index, int worker, const std::array<const float*, 3>& fetch) const {
+    const Conv2dShape& s = args_.shape;
+    const int64_t tap = index / cut_.ranges;
+    const int64_t row = cut_.RangeBegin(s.in_channels, index % cut_.ranges);
+    const int64_t rows = cut_.RangeBegin(s.in_channels, index % cut_.ranges + 1) - row;
+    const int64_t first = cut_.FirstWeight(s, index);
+    OuterStep steps[kMaxFewPixels];
+    for (int64_t i = 0; i < pairs_.count[tap]; ++i) {
+      steps[i] = {args_.x.Pixel(pairs_.in[tap][i]) + row, args_.dy.Pixel(pairs_.out[tap][i])};
+    }
+    OuterProduct product;
+    product.steps = steps;
+    product.num_steps = pairs_.count[tap];
+    product.num_rows = rows;
+    product.num_columns = s.out_channels;
+    product.out_stride = s.out_channels;
+    for (size_t i = 0; i < fetch.size() && fetch[i] != nullptr; ++i) {
+      product.prefetch[i] = {fetch[i], s.out_channels, s.out_channels, rows};
+    }
+    product.out =
+        args_.update == nullptr ? args_.dweights + first : scratch_ + worker * cut_.gradient;
+    GemmOuter(product);
+    if (args_.update != nullptr) {
+      ApplyUpdate(*args_.update, first, rows * s.out_channels, product.out);
+    }
+  }
+
+ private:
+  const Conv2dBackwardWeightsArgs<float>& args_;
+  const Cut& cut_;
+  const Pairs& pairs_;
+  float* const scratch_;
+};
+
+const float* Plus(const float* p, int64_t offset) { return p == nullptr ? nullptr : p + offset; }
 
 void BackwardWeights(const Conv2dBackwardWeightsArgs<float>& args, Context& ctx) {
   const Conv2dShape& s = args.shape;
   const Cut cut(s, Conv2dPass::kBackwardWeights);
   const Pairs pairs(s);
   Workspace workspace = args.workspace;
-  float* const scratch = workspace.Take<float>(cut.gradient * ctx.num_threads());
+  const WeightGradients gradients(args, cut, pairs,
+                                  workspace.Take<float>(cut.gradient * ctx.num_threads()));
+  const ParameterUpdate update = args.update != nullptr ? *args.update : ParameterUpdate();
   ctx.ParallelFor(
       "conv2d.backward_weights.few_pixels", cut.taps * cut.ranges, [&](int64_t index, int worker) {
-        const int64_t tap = index / cut.ranges;
-        const int64_t row = cut.RangeBegin(s.in_channels, index % cut.ranges);
-        const int64_t rows = cut.RangeBegin(s.in_channels, index % cut.ranges + 1) - row;
-        const int64_t first = (tap * s.in_channels + row) * s.out_channels;
-        OuterStep steps[kMaxFewPixels];
-        for (int64_t i = 0; i < pairs.count[tap]; ++i) {
-          steps[i] = {args.x.Pixel(pairs.in[tap][i]) + row, args.dy.Pixel(pairs.out[tap][i])};
-        }
-        OuterProduct product;
-        product.steps = steps;
-        product.num_steps = pairs.count[tap];
-        product.num_rows = rows;
-        product.num_columns = s.out_channels;
-        product.out_stride = s.out_channels;
-        if (args.update == nullptr) {
-          product.out = args.dweights + first;
-          GemmOuter(product);
-          return;
-        }
-        product.out = scratch + worker * cut.gradient;
-        const ParameterUpdate& update = *args.update;
-        int which = 0;
-        for (const float* state : {update.w, update.m, update.v}) {
-          if (state == nullptr) continue;
-          product.prefetch[which++] = {state + first, s.out_channels, s.out_channels, rows};
-        }
-        GemmOuter(product);
-        ApplyUpdate(update, first, rows * s.out_channels, product.out);
+        const int64_t first = cut.FirstWeight(s, index);
+        gradients.Make(index, worker,
+                       {Plus(update.w, first), Plus(update.m, first), Plus(update.v, first)});
       });
+}
+
+size_t BackwardWorkspaceBytes(const Conv2dShape& s, int num_threads,
+                              const Conv2dFusion& /*fusion*/) {
+  return Workspace::BytesFor<float>(Cut(s, Conv2dPass::kBackwardData).sums) +
+         Workspace::BytesFor<float>(Cut(s, Conv2dPass::kBackwardWeights).gradient * num_threads);
+}
+
+bool HasBackward(const Conv2dShape& s) { return Supports(s, Conv2dPass::kBackwardData); }
+
+// Of each piece of the weights first the products with it, then its gradient, which may change it:
+// it is read from memory once.
+void Backward(const Conv2dBackwardDataArgs<float>& data,
+              const Conv2dBackwardWeightsArgs<float>& weights, Context& ctx) {
+  const Conv2dShape& s = data.shape;
+  const Cut cut(s, Conv2dPass::kBackwardWeights);
+  const Pairs pairs(s);
+  Workspace workspace = data.workspace;
+  const DataSums sums(data, cut, pairs,
+                      workspace.Take<float>(Cut(s, Conv2dPass::kBackwardData).sums));
+  const WeightGradients gradients(weights, cut, pairs,
+                                  workspace.Take<float>(cut.gradient * ctx.num_threads()));
+  const ParameterUpdate update = weights.update != nullptr ? *weights.update : ParameterUpdate();
+  constexpr const char* kZone = "conv2d.backward.few_pixels";
+  const int64_t pieces = cut.taps * cut.ranges;
+  ctx.ParallelFor(kZone, pieces, [&](int64_t index, int worker) {
+    const int64_t first = cut.FirstWeight(s, index);
+    const int64_t next = cut.FirstWeight(s, index + 1);
+    sums.Make(index, Plus(update.m, first), update.m != nullptr ? next - first : 0);
+    gradients.Make(index, worker,
+                   {index + 1 < pieces ? data.weights + next : Plus(update.v, first),
+                    index + 1 < pieces ? Plus(update.v, first) : nullptr, nullptr});
+  });
+  sums.Add(kZone, ctx);
 }
 
 }  // namespace
 
 const Conv2dAlgorithmOps kConv2dFewPixelsOps = {
-    Supports, ExecutedMacs, WorkspaceBytes, Forward, BackwardData,     BackwardWeights,
-    nullptr,  nullptr,      nullptr,        nullptr, /*updates=*/true,
+    Supports, ExecutedMacs, WorkspaceBytes,         Forward,  BackwardData,     BackwardWeights,
+    nullptr,  HasBackward,  BackwardWorkspaceBytes, Backward, /*updates=*/true,
 };
 
 }  // namespace classicnn

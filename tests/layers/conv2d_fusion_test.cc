@@ -194,8 +194,9 @@ class FusionCase {
   // Both backwards by one call.
   std::vector<float> RunBackward(Conv2dAlgorithm algorithm, Store store, Context& ctx,
                                  const Hooks& hooks = {}) {
-    GuardedWorkspace workspace(Conv2dBackwardWorkspaceBytes(
-        shape_, algorithm, {hooks.activation, hooks.gradient, false, hooks.epilogue}));
+    GuardedWorkspace workspace(
+        Conv2dBackwardWorkspaceBytes(shape_, algorithm, ctx.num_threads(),
+                                     {hooks.activation, hooks.gradient, false, hooks.epilogue}));
     dx_.CopyFrom(before_.cview());
     dweights_.FillNan();
     Conv2dBackwardDataArgs<float> data;
@@ -335,6 +336,7 @@ const char* const kShapes[] = {
     "n20c3h8w8k16r3s1p1",
     "n2c8h6w6k12r3s1p1g2",
     "n4c16h16w16k32r5s1p2",
+    "n1c20h7w7k48r3s2p1",
     "n2c3h8w8k20r3s2p1",
     "n2c3h11w19k48r3s1p1",
     "n40c24h2w2k32r3s1p1",
@@ -439,35 +441,38 @@ TEST_P(Conv2dFusionTest, SameBitsOnAnyNumberOfThreads) {
 }
 
 TEST_P(Conv2dFusionTest, BothBackwardsAtOnceMatchTheReferences) {
-  constexpr auto kAlgorithm = Conv2dAlgorithm::kDepthwise;
   const Hooks combinations[] = {{}, {false, true, false, true}, {true, false, true, false}};
   Context ctx(2);
-  int shapes = 0;
-  for (const char* text : kShapes) {
-    const Conv2dShape shape = Shape(text);
-    if (!shape.depthwise() || !Conv2dHasBackward(shape, kAlgorithm)) continue;
-    ++shapes;
-    for (const int64_t gap : {0, 5}) {
-      FusionCase c(shape, gap);
-      for (const Hooks& hooks : combinations) {
-        for (const Store store : {Store::kPlain, Store::kAdded, Store::kAccumulated}) {
-          SCOPED_TRACE(absl::StrCat(text, " gap ", gap, " ", hooks.activation, hooks.gradient,
-                                    hooks.epilogue, " store ", static_cast<int>(store)));
-          const std::vector<float> expected = c.RunBackward(kAlgorithm, store, ctx, hooks);
-          c.ExpectMatchesReference(Conv2dPass::kBackwardData, store, hooks);
-          c.ExpectMatchesReference(Conv2dPass::kBackwardWeights, store, hooks);
-          for (const int threads : {1, 3, 8}) {
-            Context other(threads);
-            const std::vector<float> actual = c.RunBackward(kAlgorithm, store, other, hooks);
-            EXPECT_EQ(std::memcmp(actual.data(), expected.data(), expected.size() * sizeof(float)),
-                      0)
-                << threads << " threads";
+  for (const Conv2dAlgorithm algorithm :
+       {Conv2dAlgorithm::kDepthwise, Conv2dAlgorithm::kFewPixels}) {
+    int shapes = 0;
+    for (const char* text : kShapes) {
+      const Conv2dShape shape = Shape(text);
+      if (!Conv2dHasBackward(shape, algorithm)) continue;
+      ++shapes;
+      for (const int64_t gap : {0, 5}) {
+        FusionCase c(shape, gap);
+        for (const Hooks& hooks : combinations) {
+          for (const Store store : {Store::kPlain, Store::kAdded, Store::kAccumulated}) {
+            SCOPED_TRACE(absl::StrCat(Conv2dAlgorithmName(algorithm), " ", text, " gap ", gap, " ",
+                                      hooks.activation, hooks.gradient, hooks.epilogue, " store ",
+                                      static_cast<int>(store)));
+            const std::vector<float> expected = c.RunBackward(algorithm, store, ctx, hooks);
+            c.ExpectMatchesReference(Conv2dPass::kBackwardData, store, hooks);
+            c.ExpectMatchesReference(Conv2dPass::kBackwardWeights, store, hooks);
+            for (const int threads : {1, 3, 8}) {
+              Context other(threads);
+              const std::vector<float> actual = c.RunBackward(algorithm, store, other, hooks);
+              EXPECT_EQ(
+                  std::memcmp(actual.data(), expected.data(), expected.size() * sizeof(float)), 0)
+                  << threads << " threads";
+            }
           }
         }
       }
     }
+    EXPECT_GE(shapes, algorithm == Conv2dAlgorithm::kDepthwise ? 9 : 3);
   }
-  EXPECT_GT(shapes, 8);
 }
 
 // Large enough to be written past the caches.

@@ -57,7 +57,10 @@ TEST_P(RowProductsTest, ProductsOfIntegersAreExact) {
         product.num_vectors = vectors;
         product.a = a_pointers.data();
         product.out = out_pointers.data();
-        if (following > 0) product.end = matrix.data() + rows * depth + following;
+        if (following > 0) {
+          product.next = matrix.data() + rows * depth;
+          product.next_floats = following;
+        }
         MultiplyRows(product);
         for (int64_t i = 0; i < vectors; ++i) {
           for (int64_t r = 0; r < rows; ++r) {
