@@ -195,7 +195,7 @@ struct Step {
   Operand loss;                       // cross-entropy
   Operand workspace;
   bool accumulate = false;  // outputs are added to, not overwritten
-  bool updates = false;     // backward weights: applies the gradient instead of storing it
+  bool updates = false;     // backward (weights): applies the gradient instead of storing it
 
   std::vector<ActivationOperands> activations;  // by input; empty: none is active
   Operand mean, var;

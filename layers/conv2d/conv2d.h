@@ -153,7 +153,7 @@ struct Conv2dBackwardWeightsArgs {
   ActivationPrologue<T> activation;  // of x
   GradientPrologue<T> gradient;      // of dy; dbias must then be null
   // Where Conv2dUpdates: applied to the weights instead of writing dweights, which may be null. A
-  // backward data with the same weights comes before.
+  // backward data with the same weights comes before, or in the same sweep.
   const ParameterUpdate* update = nullptr;
 };
 

@@ -257,8 +257,7 @@ class WeightGradients {
                   float* scratch)
       : args_(args), cut_(cut), pairs_(pairs), scratch_(scratch) {}
 
-  // fetch[0] and on, up to the first null, are what a thread has not yet read of what it reads for
-  // this piece or the next.
+  // What of `fetch` is not null has not been read yet, but will be for this piece or the next.
   void Make(int64_t index, int worker, const std::array<const float*, 3>& fetch) const {
     const Conv2dShape& s = args_.shape;
     const int64_t tap = index / cut_.ranges;
@@ -275,7 +274,8 @@ class WeightGradients {
     product.num_rows = rows;
     product.num_columns = s.out_channels;
     product.out_stride = s.out_channels;
-    for (size_t i = 0; i < fetch.size() && fetch[i] != nullptr; ++i) {
+    for (size_t i = 0; i < fetch.size(); ++i) {
+      if (fetch[i] == nullptr) continue;
       product.prefetch[i] = {fetch[i], s.out_channels, s.out_channels, rows};
     }
     product.out =
@@ -339,8 +339,7 @@ void Backward(const Conv2dBackwardDataArgs<float>& data,
     const int64_t next = cut.FirstWeight(s, index + 1);
     sums.Make(index, Plus(update.m, first), update.m != nullptr ? next - first : 0);
     gradients.Make(index, worker,
-                   {index + 1 < pieces ? data.weights + next : Plus(update.v, first),
-                    index + 1 < pieces ? Plus(update.v, first) : nullptr, nullptr});
+                   {index + 1 < pieces ? data.weights + next : nullptr, Plus(update.v, first)});
   });
   sums.Add(kZone, ctx);
 }
