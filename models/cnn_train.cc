@@ -54,7 +54,8 @@ ABSL_FLAG(double, ema, 0,
           "Decay of a moving average of the weights, such as 0.999; it is what is evaluated and "
           "exported. 0: none.");
 ABSL_FLAG(std::string, optimizer, "sgd", "sgd or adamw.");
-ABSL_FLAG(std::string, augment, "crop,flip", "none, or a list of crop, flip, jitter, cutout.");
+ABSL_FLAG(std::string, augment, "crop,flip",
+          "none, or a list of crop or crop_reflect, flip, jitter, cutout.");
 ABSL_FLAG(bool, shuffle, true,
           "Take the images of each epoch in an order of its own. --noshuffle: in that of the data, "
           "to compare with another program.");

@@ -25,6 +25,12 @@ void CutOut(int64_t middle_y, int64_t middle_x, int64_t height, int64_t width, f
   }
 }
 
+// Where a pixel beyond the border is mirrored from: -1 is 1, size is size - 2.
+int64_t Reflect(int64_t i, int64_t size) {
+  if (i < 0) return -i;
+  return i < size ? i : 2 * (size - 1) - i;
+}
+
 // ITU-R 601: the grey of a pixel.
 float Grey(float r, float g, float b) { return 0.299f * r + 0.587f * g + 0.114f * b; }
 
@@ -38,6 +44,8 @@ absl::StatusOr<Augmentation> ParseAugmentation(absl::string_view text) {
   for (const absl::string_view word : absl::StrSplit(text, ',')) {
     if (word == "crop") {
       result.crop = true;
+    } else if (word == "crop_reflect") {
+      result.crop_reflect = true;
     } else if (word == "flip") {
       result.flip = true;
     } else if (word == "jitter") {
@@ -47,8 +55,13 @@ absl::StatusOr<Augmentation> ParseAugmentation(absl::string_view text) {
     } else {
       return absl::InvalidArgumentError(
           absl::StrCat("bad value \"", word.substr(0, 80),
-                       "\" for --augment: give none, or a list of crop, flip, jitter, cutout"));
+                       "\" for --augment: give none, or a list of crop, crop_reflect, flip, "
+                       "jitter, cutout"));
     }
+  }
+  if (result.crop && result.crop_reflect) {
+    return absl::InvalidArgumentError(
+        "bad value for --augment: crop and crop_reflect exclude each other");
   }
   return result;
 }
@@ -56,6 +69,7 @@ absl::StatusOr<Augmentation> ParseAugmentation(absl::string_view text) {
 std::string ToString(const Augmentation& augmentation) {
   std::vector<std::string> words;
   if (augmentation.crop) words.push_back("crop");
+  if (augmentation.crop_reflect) words.push_back("crop_reflect");
   if (augmentation.flip) words.push_back("flip");
   if (augmentation.jitter) words.push_back("jitter");
   if (augmentation.cutout) words.push_back("cutout");
@@ -109,7 +123,8 @@ void BatchMaker::FillImage(const BatchRequest& request, int64_t image, float* to
   // Offset of the window in the image: negative and beyond the end is border.
   const auto words = random.Words(2 * index);
   int64_t top = 0, left = 0;
-  if (request.augmentation.crop) {
+  const bool reflect = request.augmentation.crop_reflect;
+  if (request.augmentation.crop || reflect) {
     const int64_t border_h = height_ / 8, border_w = width_ / 8;
     top = static_cast<int64_t>(words[0] % static_cast<uint64_t>(2 * border_h + 1)) - border_h;
     left = static_cast<int64_t>(words[1] % static_cast<uint64_t>(2 * border_w + 1)) - border_w;
@@ -122,10 +137,11 @@ void BatchMaker::FillImage(const BatchRequest& request, int64_t image, float* to
   const size_t green = channels == 3 ? 1 : 0, blue = channels == 3 ? 2 : 0;
   float* const first = to;
   for (int64_t y = 0; y < height_; ++y) {
-    const int64_t source_y = top + y;
+    const int64_t source_y = reflect ? Reflect(top + y, height_) : top + y;
     const bool inside_y = source_y >= 0 && source_y < height_;
     for (int64_t x = 0; x < width_; ++x, to += 3) {
-      const int64_t source_x = left + (flip ? width_ - 1 - x : x);
+      const int64_t column = left + (flip ? width_ - 1 - x : x);
+      const int64_t source_x = reflect ? Reflect(column, width_) : column;
       if (inside_y && source_x >= 0 && source_x < width_) {
         const uint8_t* pixel = from + (source_y * width_ + source_x) * channels;
         to[0] = normalized_[0][pixel[0]];

@@ -18,7 +18,7 @@
 
 namespace classicnn {
 
-// In this order: jitter of the colours, crop, flip, cutout.
+// In this order: jitter of the colours, crop (black or reflected), flip, cutout.
 struct Augmentation {
   // A window of the image's own size from the image with a border of 0 (black, before
   // normalization) around it, an eighth of its side wide (4 at 32 x 32): all positions equally
@@ -37,10 +37,15 @@ struct Augmentation {
   // outside (DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with
   // Cutout", 2017; theirs is 16 wide, for hundreds of epochs).
   bool cutout = false;
+  // As crop, which it excludes, with a border that mirrors the image about its outermost pixels.
+  // Batch norm's running statistics then are those of images without border, as in evaluation; a
+  // black border is a part of them that evaluation lacks.
+  bool crop_reflect = false;
 
-  bool any() const { return crop || flip || jitter || cutout; }
+  bool any() const { return crop || crop_reflect || flip || jitter || cutout; }
 };
-// "none", or a comma-separated list of crop, flip, jitter, cutout. InvalidArgument names --augment.
+// "none", or a comma-separated list of crop or crop_reflect, flip, jitter, cutout. InvalidArgument
+// names --augment.
 absl::StatusOr<Augmentation> ParseAugmentation(absl::string_view text);
 std::string ToString(const Augmentation& augmentation);
 

@@ -53,7 +53,8 @@ TEST(AugmentTest, ParsesLists) {
   EXPECT_EQ(ToString(*ParseAugmentation("none")), "none");
   EXPECT_EQ(ToString(*ParseAugmentation("flip,crop")), "crop,flip");
   EXPECT_EQ(ToString(*ParseAugmentation("cutout,jitter")), "jitter,cutout");
-  for (const char* bad : {"", "crop,", "none,crop", "mixup"}) {
+  EXPECT_EQ(ToString(*ParseAugmentation("flip,crop_reflect")), "crop_reflect,flip");
+  for (const char* bad : {"", "crop,", "none,crop", "mixup", "crop,crop_reflect"}) {
     EXPECT_FALSE(ParseAugmentation(bad).ok()) << bad;
   }
 }
@@ -112,12 +113,16 @@ ImageSet Coordinates() {
   return *std::move(images);
 }
 
-TEST(AugmentTest, CropsAndFlipsAreWindowsWithBlackBorders) {
+// Crops and flips of Coordinates(): windows at all offsets up to 4, each pixel what `border` says.
+// border(i) is the row or column that one outside the image shows, -1 for black.
+template <typename Border>
+void ExpectWindows(const Augmentation& augmentation, Border border) {
   const ImageSet images = Coordinates();
   std::map<int, int> tops, lefts, flips;
   constexpr int kEpochs = 1000;
+  const auto source = [&](int i) { return i >= 0 && i < 32 ? i : border(i); };
   for (uint64_t epoch = 0; epoch < kEpochs; ++epoch) {
-    const auto batch = Fill(images, {0}, {true, true, false}, 1, epoch);
+    const auto batch = Fill(images, {0}, augmentation, 1, epoch);
     const auto at = [&](int y, int x, int c) {
       return static_cast<int>(std::lround(batch[static_cast<size_t>((y * 32 + x) * 3 + c)] * 255));
     };
@@ -128,8 +133,8 @@ TEST(AugmentTest, CropsAndFlipsAreWindowsWithBlackBorders) {
     ++tops[top], ++lefts[left], ++flips[flip];
     for (int y = 0; y < 32; ++y) {
       for (int x = 0; x < 32; ++x) {
-        const int sy = y + top, sx = left + (flip ? 31 - x : x);
-        const bool inside = sy >= 0 && sy < 32 && sx >= 0 && sx < 32;
+        const int sy = source(y + top), sx = source(left + (flip ? 31 - x : x));
+        const bool inside = sy >= 0 && sx >= 0;
         ASSERT_EQ(at(y, x, 0), inside ? sy : 0);
         ASSERT_EQ(at(y, x, 1), inside ? sx : 0);
         ASSERT_EQ(at(y, x, 2), inside ? 255 : 0);
@@ -142,6 +147,14 @@ TEST(AugmentTest, CropsAndFlipsAreWindowsWithBlackBorders) {
   EXPECT_EQ(lefts.rbegin()->first, 4);
   for (const auto& [top, count] : tops) EXPECT_NEAR(count, kEpochs / 9.0, 50) << top;
   EXPECT_EQ(flips[true], kEpochs / 2);
+}
+
+TEST(AugmentTest, CropsAndFlipsAreWindowsWithBlackBorders) {
+  ExpectWindows(*ParseAugmentation("crop,flip"), [](int) { return -1; });
+}
+
+TEST(AugmentTest, CropsReflectAboutTheOutermostPixels) {
+  ExpectWindows(*ParseAugmentation("crop_reflect,flip"), [](int i) { return i < 0 ? -i : 62 - i; });
 }
 
 TEST(AugmentTest, CutsOutASquareAroundAnyPixel) {
