@@ -226,8 +226,8 @@ void RunTapProduct(const char* zone, const TapProduct& p, Workspace workspace, C
       num_panels / cut.groups > 1) {
     input = TapInput::kTile;
   }
-  // Rows that their tile's predecessor has not fetched (NextRows::input) and that were not made just
-  // before. Fetching both ways cost 2 to 6% on an Intel Xeon, 9% where all is in the cache.
+  // Rows that their tile's predecessor has not fetched (NextRows::input) and that were not made
+  // just before. Fetching both ways cost 2 to 6% on an Intel Xeon, 9% where all is in the cache.
   const bool fetches_blocks =
       input == TapInput::kRows || (input != TapInput::kTile && !own_pixels && !gather);
   const bool prologue = p.activation.active() || p.gradient.active();

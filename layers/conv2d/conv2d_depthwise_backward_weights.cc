@@ -19,6 +19,9 @@ namespace depthwise {
 //   x[o*kStride - padding + r, (ow+b)*kStride - padding + s] * dy[o, ow+b],
 // for one vector of channels. The nine sums stay in registers, and so do the rows of dy that a row
 // of x meets: every element of x and of dy is loaded, and goes through its prologue, once.
+//
+// No hints to fetch what the next vectors read: asking for the same pixels four cache lines on cost
+// 18% on an Intel Xeon, where hardware follows the rows better by itself.
 template <int kStride, int kCols, Load kLoadX, Load kLoadDy, Edge kEdge>
 struct WeightsStrip {
   static constexpr int kInCols = (kCols - 1) * kStride + 3;
@@ -61,10 +64,7 @@ struct WeightsStrip {
       if (k < row1) {
         gradient.SetRow(k);
         HWY_UNROLL(4)
-        for (int b = 0; b < kCols; ++b) {
-          gradient.Prefetch(b);
-          g0[b] = gradient.Get(b);
-        }
+        for (int b = 0; b < kCols; ++b) g0[b] = gradient.Get(b);
       } else {
         HWY_UNROLL(4)
         for (int b = 0; b < kCols; ++b) g0[b] = zero;
@@ -74,7 +74,6 @@ struct WeightsStrip {
         in.SetRow(i);
         HWY_UNROLL(16)
         for (int j = kBegin; j < kInCols; ++j) {
-          if (j >= 3 - kStride) in.Prefetch(j);  // the strip before has read the others
           const VF v = in.Get(j);
           AddTap(v, j, g0, acc);
           if constexpr (kStride == 1) AddTap(v, j, g1, acc + 3);
@@ -85,10 +84,7 @@ struct WeightsStrip {
         if (k < row1 && i + 1 >= 0 && i + 1 < in_rows) {
           in.SetRow(i + 1);
           HWY_UNROLL(16)
-          for (int j = kBegin; j < kInCols; ++j) {
-            if (j >= 1) in.Prefetch(j);
-            AddTap(in.Get(j), j, g0, acc + 3);
-          }
+          for (int j = kBegin; j < kInCols; ++j) AddTap(in.Get(j), j, g0, acc + 3);
         }
       }
       HWY_UNROLL(4)

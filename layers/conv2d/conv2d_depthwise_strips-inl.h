@@ -107,11 +107,6 @@ class InputLanes {
     row_ = image_ + h * row_stride_;
     if constexpr (kLoad == Load::kGradient) second_ = second_image_ + h * second_row_stride_;
   }
-  // The same column, four cache lines further along the channels.
-  HWY_INLINE void Prefetch(int j) const {
-    hwy::Prefetch(row_ + columns_.offset[j] + 64);
-    if constexpr (kLoad == Load::kGradient) hwy::Prefetch(second_ + columns_.second[j] + 64);
-  }
   HWY_INLINE VF Get(int j) const {
     VF v = LoadLanes<kTail>(row_ + columns_.offset[j], count_);
     if constexpr (kLoad == Load::kActivated) {
