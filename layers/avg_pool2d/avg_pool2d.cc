@@ -8,12 +8,14 @@
 #include "layers/pieces.h"
 #include "layers/pool_windows.h"
 #include "layers/prefetch.h"
+#include "layers/stream.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "layers/avg_pool2d/avg_pool2d.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 #include "layers/partial-inl.h"
+#include "layers/stream-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace classicnn {
@@ -145,21 +147,25 @@ void AvgPoolBackwardGradientRow(const Pool2dParams& params, const GradientProlog
 
 // One vector of channels of one window, whose pixels are in no other: its share goes to all of
 // them. dx is that of tap (0, 0).
-template <bool kTail>
+template <bool kStream, bool kTail>
 HWY_INLINE void ShareVector(VF share, int64_t kernel, int64_t row_stride, int64_t pixel_stride,
                             int64_t count, bool accumulate, float* dx) {
   for (int64_t r = 0; r < kernel; ++r) {
     for (int64_t s = 0; s < kernel; ++s) {
       float* const to = dx + r * row_stride + s * pixel_stride;
-      StoreLanes<kTail>(accumulate ? hn::Add(LoadLanes<kTail>(to, count), share) : share, to,
-                        count);
+      const VF v = accumulate ? hn::Add(LoadLanes<kTail>(to, count), share) : share;
+      if (kTail) {
+        StoreFirst(v, to, count);
+      } else {
+        StoreWhole<kStream>(v, to);
+      }
     }
   }
 }
 
-// Row `row` of the outputs, counted over all images, where every input is in exactly one window.
-void AvgPoolShareRow(const Pool2dParams& params, const GradientPrologue<float>& gradient,
-                     ConstTensor dy, Tensor dx, bool accumulate, int64_t row) {
+template <bool kStream>
+void AvgPoolShareRowT(const Pool2dParams& params, const GradientPrologue<float>& gradient,
+                      ConstTensor dy, Tensor dx, bool accumulate, int64_t row) {
   const int64_t lanes = Lanes();
   const int64_t channels = dx.c;
   const GradientPrologue<float> local = gradient;
@@ -179,13 +185,23 @@ void AvgPoolShareRow(const Pool2dParams& params, const GradientPrologue<float>& 
                        LoadLanes<kTail>(local.offset + c, count));
         g = hn::MulAdd(LoadLanes<kTail>(local.gain + c, count), g, v);
       }
-      ShareVector<kTail>(hn::Div(g, area), kernel, dx.w * dx.pixel_stride, dx.pixel_stride, count,
-                         accumulate, dx_out + c);
+      ShareVector<kStream, kTail>(hn::Div(g, area), kernel, dx.w * dx.pixel_stride, dx.pixel_stride,
+                                  count, accumulate, dx_out + c);
     };
     int64_t c = 0;
     for (; c + lanes <= channels; c += lanes) share(c, lanes, std::false_type());
     if (c < channels) share(c, channels - c, std::true_type());
   }
+  if (kStream) hwy::FlushStream();
+}
+
+// Row `row` of the outputs, counted over all images, where every input is in exactly one window.
+void AvgPoolShareRow(const Pool2dParams& params, const GradientPrologue<float>& gradient,
+                     ConstTensor dy, Tensor dx, bool accumulate, int64_t row) {
+  const bool stream = !accumulate && BeyondCaches(4 * (dx.size() + dy.size())) &&
+                      CanStream(dx.data, dx.w, dx.c, dx.pixel_stride);
+  const auto kernel = stream ? &AvgPoolShareRowT<true> : &AvgPoolShareRowT<false>;
+  kernel(params, gradient, dy, dx, accumulate, row);
 }
 
 }  // namespace HWY_NAMESPACE

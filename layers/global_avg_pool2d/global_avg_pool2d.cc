@@ -6,6 +6,7 @@
 #include "layers/channel_rows.h"
 #include "layers/channel_sums.h"
 #include "layers/pieces.h"
+#include "layers/stream.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "layers/global_avg_pool2d/global_avg_pool2d.cc"
@@ -13,6 +14,7 @@
 #include "hwy/highway.h"
 #include "layers/activation-inl.h"
 #include "layers/partial-inl.h"
+#include "layers/stream-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace classicnn {
@@ -101,6 +103,7 @@ HWY_INLINE void SpreadVector(const float* dy, VF area, float* dx, int64_t stride
 
 // Four whole vectors at once: pixels are often a multiple of 4 KiB apart, and stores that walk them
 // one vector wide all fall into one set of the cache (0.46 x the naive loop at 1,024 channels).
+template <bool kStream>
 HWY_INLINE void SpreadFourVectors(const float* dy, VF area, float* dx, int64_t stride,
                                   int64_t pixels, bool accumulate) {
   const int64_t lanes = Lanes();
@@ -109,7 +112,7 @@ HWY_INLINE void SpreadFourVectors(const float* dy, VF area, float* dx, int64_t s
   const VF g2 = hn::Div(hn::LoadU(DF(), dy + 2 * lanes), area);
   const VF g3 = hn::Div(hn::LoadU(DF(), dy + 3 * lanes), area);
   const auto put = [&](VF g, float* to) HWY_ATTR {
-    hn::StoreU(accumulate ? hn::Add(hn::LoadU(DF(), to), g) : g, DF(), to);
+    StoreWhole<kStream>(accumulate ? hn::Add(hn::LoadU(DF(), to), g) : g, to);
   };
   for (int64_t p = 0; p < pixels; ++p, dx += stride) {
     put(g0, dx);
@@ -119,13 +122,20 @@ HWY_INLINE void SpreadFourVectors(const float* dy, VF area, float* dx, int64_t s
   }
 }
 
+// `stream`: better past the caches, where that can be.
 void SpreadPixels(const float* dy, int64_t channels, float* dx, int64_t stride, int64_t pixels,
-                  bool accumulate) {
+                  bool accumulate, bool stream) {
   const int64_t lanes = Lanes();
   const VF area = hn::Set(DF(), static_cast<float>(pixels));
   int64_t c = 0;
+  if (stream && !accumulate && CanStream(dx, pixels, channels, stride)) {
+    for (; c + 4 * lanes <= channels; c += 4 * lanes) {
+      SpreadFourVectors<true>(dy + c, area, dx + c, stride, pixels, /*accumulate=*/false);
+    }
+    hwy::FlushStream();
+  }
   for (; c + 4 * lanes <= channels; c += 4 * lanes) {
-    SpreadFourVectors(dy + c, area, dx + c, stride, pixels, accumulate);
+    SpreadFourVectors<false>(dy + c, area, dx + c, stride, pixels, accumulate);
   }
   for (; c + lanes <= channels; c += lanes) {
     SpreadVector<false>(dy + c, area, dx + c, stride, pixels, lanes, accumulate);
@@ -182,7 +192,7 @@ void BackwardWithEpilogue(const GradientEpilogue<float>& epilogue, const float* 
     const float* const x_c = epilogue.x.Pixel(image, 0, 0) + c;
     if (accumulate) {
       HWY_DYNAMIC_DISPATCH(SpreadPixels)
-      (dy + c, count, dx_c, dx.pixel_stride, pixels, /*accumulate=*/true);
+      (dy + c, count, dx_c, dx.pixel_stride, pixels, /*accumulate=*/true, /*stream=*/false);
       GradientEpilogueRows(epilogue, c, dx_c, dx.pixel_stride, x_c, pixels, count, dx_c,
                            dx.pixel_stride, sum_g + c, sum_gx + c);
       continue;
@@ -222,11 +232,12 @@ void GlobalAvgPool2dBackward(ConstTensor dy, Tensor dx, bool accumulate, Context
             dx.shape().ToString());
   if (!epilogue.active()) {
     const Pieces pieces = ImageBlocks(dx.shape(), 1, /*sums=*/false);
+    const bool stream = BeyondCaches(4 * (dx.size() + dy.size()));
     ctx.ParallelFor("global_avg_pool2d.backward", pieces.count(), [&](int64_t piece, int) {
       ForBlocks(pieces, piece, dx.shape(), [&](int64_t image, int64_t c, int64_t channels) {
         HWY_DYNAMIC_DISPATCH(SpreadPixels)
         (dy.Pixel(image) + c, channels, dx.Pixel(image, 0, 0) + c, dx.pixel_stride, dx.h * dx.w,
-         accumulate);
+         accumulate, stream);
       });
     });
     return;

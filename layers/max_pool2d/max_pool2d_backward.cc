@@ -202,7 +202,7 @@ void MaxPoolGatherStrip(ConstTensor dy, const uint8_t* argmax, Tensor dx, int64_
 
 // One vector of channels of one window, whose pixels are in no other: dx of all its taps. `dx` is
 // that of tap (0, 0).
-template <int kKernel, bool kTail>
+template <int kKernel, bool kStream, bool kTail>
 HWY_INLINE void ScatterVector(const float* dy, const uint8_t* argmax, int64_t kernel, int64_t count,
                               int64_t room, bool accumulate, float* dx, int64_t row_stride,
                               int64_t pixel_stride) {
@@ -215,12 +215,16 @@ HWY_INLINE void ScatterVector(const float* dy, const uint8_t* argmax, int64_t ke
       const VI tap = hn::Set(DI(), static_cast<int32_t>(r * size + s));
       VF v = KeepWhere(hn::RebindMask(DF(), hn::Eq(winner, tap)), g);
       if (accumulate) v = hn::Add(LoadLanes<kTail>(to, count), v);
-      StoreLanes<kTail>(v, to, count);
+      if (kTail) {
+        StoreFirst(v, to, count);
+      } else {
+        StoreWhole<kStream>(v, to);
+      }
     }
   }
 }
 
-template <int kKernel>
+template <int kKernel, bool kStream>
 void ScatterWindows(const Pool2dParams& params, ConstTensor dy, const uint8_t* argmax, Tensor dx,
                     bool accumulate, int64_t row, IndexRange columns) {
   const int64_t lanes = Lanes();
@@ -234,21 +238,26 @@ void ScatterWindows(const Pool2dParams& params, ConstTensor dy, const uint8_t* a
     float* const dx_out = dx.Pixel(row * kernel * dx.w + ow * kernel);
     int64_t c = 0;
     for (; c + lanes <= dy.c; c += lanes) {
-      ScatterVector<kKernel, false>(dy_out + c, argmax_out + c, kernel, lanes, lanes, accumulate,
-                                    dx_out + c, row_stride, dx.pixel_stride);
+      ScatterVector<kKernel, kStream, false>(dy_out + c, argmax_out + c, kernel, lanes, lanes,
+                                             accumulate, dx_out + c, row_stride, dx.pixel_stride);
     }
     if (c < dy.c) {
-      ScatterVector<kKernel, true>(dy_out + c, argmax_out + c, kernel, dy.c - c, room - c,
-                                   accumulate, dx_out + c, row_stride, dx.pixel_stride);
+      ScatterVector<kKernel, false, true>(dy_out + c, argmax_out + c, kernel, dy.c - c, room - c,
+                                          accumulate, dx_out + c, row_stride, dx.pixel_stride);
     }
   }
+  if (kStream) hwy::FlushStream();
 }
 
 // Outputs `columns` of row `row`, counted over all images, where every input is in exactly one
 // window.
 void MaxPoolScatter(const Pool2dParams& params, ConstTensor dy, const uint8_t* argmax, Tensor dx,
                     bool accumulate, int64_t row, IndexRange columns) {
-  const auto kernel = params.kernel == 2 ? &ScatterWindows<2> : &ScatterWindows<0>;
+  const bool stream = !accumulate && BeyondCaches(4 * (dx.size() + dy.size())) &&
+                      CanStream(dx.data, dx.w, dx.c, dx.pixel_stride);
+  const auto kernel = params.kernel != 2 ? &ScatterWindows<0, false>
+                      : stream           ? &ScatterWindows<2, true>
+                                         : &ScatterWindows<2, false>;
   kernel(params, dy, argmax, dx, accumulate, row, columns);
 }
 

@@ -10,8 +10,10 @@
 #include "core/view.h"
 #include "gtest/gtest.h"
 #include "layers/add/add.h"
+#include "layers/avg_pool2d/avg_pool2d.h"
 #include "layers/batch_norm2d/batch_norm2d.h"
 #include "layers/concat/concat.h"
+#include "layers/global_avg_pool2d/global_avg_pool2d.h"
 #include "layers/max_pool2d/max_pool2d.h"
 #include "layers/relu/relu.h"
 #include "layers/stream.h"
@@ -139,6 +141,46 @@ TEST_P(StreamTest, LargePoolsAreRight) {
       // Without winners.
       MaxPool2dForward(params, image(x), y_one.view(), nullptr, ctx);
       ASSERT_TRUE(Is(image(y), [&](int64_t i) { return y_one.view().data[i]; }));
+    }
+  }
+}
+
+// Gradients that only spread what they are given: each image against itself alone.
+TEST_P(StreamTest, LargePoolGradientsAreRight) {
+  Context ctx(2);
+  const Pool2dParams params{2, 2, 0};
+  for (const int64_t channels : {64, 41}) {
+    for (const int64_t gap : {0, 32}) {
+      SCOPED_TRACE(std::to_string(channels) + " channels, gap " + std::to_string(gap));
+      const Shape4 shape{16, 128, 128, channels}, one{1, 128, 128, channels};
+      ASSERT_TRUE(BeyondCaches(4 * Shape4{16, 128, 128, 64}.size()));
+      const Shape4 half{16, 64, 64, channels}, half_one{1, 64, 64, channels};
+      const Shape4 mean{16, 1, 1, channels}, mean_one{1, 1, 1, channels};
+      const Owned dx(shape, channels + gap, 0), dx_one(one, channels + gap, 0);
+      const Owned dy(half, channels, 1), dmean(mean, channels, 2);
+      std::vector<uint8_t> argmax(static_cast<size_t>(half.size()));
+      for (size_t i = 0; i < argmax.size(); ++i) argmax[i] = static_cast<uint8_t>(i * 7 / 5 % 4);
+      const auto check = [&](const auto& backward) {
+        backward(dy.view(), dmean.view(), argmax.data(), dx.view());
+        for (int64_t n = 0; n < shape.n; ++n) {
+          SCOPED_TRACE("image " + std::to_string(n));
+          backward(Tensor(dy.view().Pixel(n * half_one.pixels()), half_one, channels),
+                   Tensor(dmean.view().Pixel(n), mean_one, channels),
+                   argmax.data() + n * half_one.size(), dx_one.view());
+          ASSERT_TRUE(
+              Is(Tensor(dx.view().Pixel(n * one.pixels()), one, channels + gap),
+                 [&](int64_t i) { return dx_one.view().Pixel(i / channels)[i % channels]; }));
+        }
+      };
+      check([&](const Tensor& g, const Tensor&, const uint8_t*, const Tensor& to) {
+        AvgPool2dBackward(params, g, to, false, ctx);
+      });
+      check([&](const Tensor& g, const Tensor&, const uint8_t* winners, const Tensor& to) {
+        MaxPool2dBackward(params, g, winners, to, false, ctx);
+      });
+      check([&](const Tensor&, const Tensor& g, const uint8_t*, const Tensor& to) {
+        GlobalAvgPool2dBackward(g, to, false, ctx);
+      });
     }
   }
 }
