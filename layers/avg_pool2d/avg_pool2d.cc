@@ -199,7 +199,7 @@ void AvgPoolShareRowT(const Pool2dParams& params, const GradientPrologue<float>&
 void AvgPoolShareRow(const Pool2dParams& params, const GradientPrologue<float>& gradient,
                      ConstTensor dy, Tensor dx, bool accumulate, int64_t row) {
   const bool stream = !accumulate && BeyondCaches(4 * (dx.size() + dy.size())) &&
-                      CanStream(dx.data, dx.w, dx.c, dx.pixel_stride);
+                      CanStream(dx.data, dx.pixels(), dx.c, dx.pixel_stride);
   const auto kernel = stream ? &AvgPoolShareRowT<true> : &AvgPoolShareRowT<false>;
   kernel(params, gradient, dy, dx, accumulate, row);
 }

@@ -193,7 +193,7 @@ void MaxPoolGatherStrip(ConstTensor dy, const uint8_t* argmax, Tensor dx, int64_
       dx.pixel_stride,
       dy.size() - pixel * dy.c};
   const bool stream = !accumulate && BeyondCaches(4 * (dx.size() + dy.size())) &&
-                      CanStream(args.dx, dx.w, dx.c, dx.pixel_stride) && dx.c % Lanes() == 0;
+                      CanStream(args.dx, dx.pixels(), dx.c, dx.pixel_stride) && dx.c % Lanes() == 0;
   const auto kernel = accumulate ? &GatherStripT<true, false>
                       : stream   ? &GatherStripT<false, true>
                                  : &GatherStripT<false, false>;
@@ -254,7 +254,7 @@ void ScatterWindows(const Pool2dParams& params, ConstTensor dy, const uint8_t* a
 void MaxPoolScatter(const Pool2dParams& params, ConstTensor dy, const uint8_t* argmax, Tensor dx,
                     bool accumulate, int64_t row, IndexRange columns) {
   const bool stream = !accumulate && BeyondCaches(4 * (dx.size() + dy.size())) &&
-                      CanStream(dx.data, dx.w, dx.c, dx.pixel_stride);
+                      CanStream(dx.data, dx.pixels(), dx.c, dx.pixel_stride);
   const auto kernel = params.kernel != 2 ? &ScatterWindows<0, false>
                       : stream           ? &ScatterWindows<2, true>
                                          : &ScatterWindows<2, false>;

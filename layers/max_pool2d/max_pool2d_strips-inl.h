@@ -197,7 +197,7 @@ bool FiniteStripOf(const float* scale, const float* shift, const ConstTensor& x,
   strip.argmax_row_stride = y.w * y.c;
   strip.argmax = argmax == nullptr ? nullptr : argmax + (image * y.h + begin) * y.w * y.c;
   const bool stream = BeyondCaches(4 * (x.size() + y.size())) &&
-                      CanStream(strip.y, y.w, y.c, y.pixel_stride) && y.c % Lanes() == 0;
+                      CanStream(strip.y, y.pixels(), y.c, y.pixel_stride) && y.c % Lanes() == 0;
   const auto kernel = argmax == nullptr
                           ? (stream ? &FiniteStripT<kStride, kActivation, false, true>
                                     : &FiniteStripT<kStride, kActivation, false, false>)

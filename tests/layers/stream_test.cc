@@ -185,6 +185,35 @@ TEST_P(StreamTest, LargePoolGradientsAreRight) {
   }
 }
 
+// Images of one column, each pixel's row on its own: nothing but the pixels' distance says that
+// most begin inside a cache line.
+TEST_P(StreamTest, LargePoolsOfNarrowImagesAreRight) {
+  Context ctx(2);
+  const Shape4 shape{1 << 18, 1, 1, 41};
+  ASSERT_TRUE(BeyondCaches(8 * shape.size()));
+  const Owned dy(shape, 41, 1), dx(shape, 41, 0);
+  AvgPool2dBackward({1, 1, 0}, dy.view(), dx.view(), false, ctx);
+  EXPECT_TRUE(Is(dx.view(), [](int64_t i) { return At(i, 1); }));
+
+  // Columns of four: with all values the same, a maximum is that value, from the first tap inside.
+  const Shape4 columns{1 << 16, 4, 1, 48};
+  ASSERT_TRUE(BeyondCaches(8 * columns.size()));
+  const Owned x(columns, 56, 0), y(columns, 56, 0), dy_ones(columns, 56, 0), dx_max(columns, 56, 0);
+  for (int64_t p = 0; p < columns.pixels(); ++p) {
+    std::fill_n(x.view().Pixel(p), columns.c, 3.0f);
+    std::fill_n(dy_ones.view().Pixel(p), columns.c, 1.0f);
+  }
+  std::vector<uint8_t> argmax(static_cast<size_t>(columns.size()));
+  MaxPool2dForward({3, 1, 1}, x.view(), y.view(), argmax.data(), ctx);
+  EXPECT_TRUE(Is(y.view(), [](int64_t) { return 3.0f; }));
+  MaxPool2dBackward({3, 1, 1}, dy_ones.view(), argmax.data(), dx_max.view(), false, ctx);
+  // Of four windows row 0 wins the first two, rows 1 and 2 those below them.
+  EXPECT_TRUE(Is(dx_max.view(), [&](int64_t i) {
+    const int64_t row = i / columns.c % columns.h;
+    return row == 0 ? 2.0f : row == 3 ? 0.0f : 1.0f;
+  }));
+}
+
 // With pixels a whole number of line pairs apart against pixels that are not.
 TEST_P(StreamTest, LargeBatchNormsAreRight) {
   Context ctx(2);
