@@ -247,10 +247,10 @@ HWY_INLINE void GemmFinishGradient(const GemmSums<kRows, kVectors>& sums, const 
 }
 
 // Writes whole vectors and adds to their moments.
-template <int kVectors>
+template <int kVectors, typename RowOf>
 struct GemmMomentStore {
-  HWY_INLINE GemmMomentStore(const GemmBlock& block, const GemmEpilogue& epilogue, int64_t column_)
-      : out(block.out), column(column_) {
+  HWY_INLINE GemmMomentStore(const RowOf& row_of_, const GemmEpilogue& epilogue, int64_t column_)
+      : row_of(row_of_), column(column_) {
     const GemmTag d;
     for (int v = 0; v < kVectors; ++v) {
       const int64_t c = column + v * static_cast<int64_t>(hn::Lanes(d));
@@ -265,7 +265,7 @@ struct GemmMomentStore {
   }
   HWY_INLINE void Vector(int row, int v, GemmVec y) {
     const GemmTag d;
-    hn::StoreU(y, d, out[row] + column + v * static_cast<int64_t>(hn::Lanes(d)));
+    hn::StoreU(y, d, row_of(row) + v * static_cast<int64_t>(hn::Lanes(d)));
     const GemmVec deviation = hn::Sub(y, center[v]);
     sum[v] = hn::Add(sum[v], deviation);
     squares[v] = hn::MulAdd(deviation, deviation, squares[v]);
@@ -279,26 +279,25 @@ struct GemmMomentStore {
     }
   }
 
-  float* const* HWY_RESTRICT out;
+  RowOf row_of;  // from the first of the columns on
   int64_t column;
   GemmVec center[kVectors], sum[kVectors], squares[kVectors];
 };
 
-template <int kRows, int kVectors>
-HWY_INLINE void GemmFinishMoments(const GemmSums<kRows, kVectors>& sums, const GemmBlock& block,
+template <int kRows, int kVectors, typename RowOf>
+HWY_INLINE void GemmFinishMoments(const GemmSums<kRows, kVectors>& sums, const RowOf& row_of,
                                   int64_t column, int64_t columns, const GemmEpilogue& epilogue) {
   const GemmTag d;
   const int64_t width = kVectors * static_cast<int64_t>(hn::Lanes(d));
   if (HWY_LIKELY(columns == width)) {
-    GemmMomentStore<kVectors> store(block, epilogue, column);
+    GemmMomentStore<kVectors, RowOf> store(row_of, epilogue, column);
     sums.ForEachRow(store);
     store.StoreSums(epilogue);
     return;
   }
   HWY_ALIGN float buffer[kRows * kVectors * hn::MaxLanes(d)];
   sums.ForEachRow(GemmSpill<kVectors>{buffer});
-  GemmStorePartial(buffer, width, kRows, columns, /*accumulate=*/false,
-                   GemmRowPointers{block.out, column});
+  GemmStorePartial(buffer, width, kRows, columns, /*accumulate=*/false, row_of);
   AddMomentRows(buffer, width, kRows, columns, epilogue.center + column, epilogue.sum + column,
                 epilogue.sum_of_squares + column);
 }
@@ -367,7 +366,8 @@ HWY_NOINLINE void GemmKernel(const GemmBlock& block, const GemmBlock* next, int6
     return;
   }
   if (epilogue.center != nullptr) {
-    GemmFinishMoments(sums, block, first_column, columns, epilogue);
+    GemmFinishMoments(sums, GemmRowPointers{block.out, first_column}, first_column, columns,
+                      epilogue);
     return;
   }
   GemmFinish(sums, columns, epilogue.accumulate, GemmRowPointers{block.out, first_column});

@@ -34,7 +34,6 @@ struct StemForwardLine {
   const float* weights;  // [kStemKernel][kStemRun][channels]
   float* out;
   int64_t out_stride;
-  int64_t pixels_after;  // of the output from this line on, those of this line included
   GemmEpilogue epilogue;
 };
 struct StemGradientLine {
@@ -55,9 +54,16 @@ HWY_BEFORE_NAMESPACE();
 namespace classicnn {
 namespace HWY_NAMESPACE {
 
+// Neighbouring pixels' windows overlap. To keep what they share in registers from one step to the
+// next, as GCC would, costs more in spills than to load it again.
+HWY_INLINE void LoadAgain() {
+#if HWY_COMPILER_GCC || HWY_COMPILER_CLANG
+  asm volatile("" ::: "memory");
+#endif
+}
+
 template <int kRows, int kVectors>
-HWY_NOINLINE void ForwardBlock(const StemForwardLine& line, int64_t pixel, int64_t column,
-                               PrefetchQueue* queue) {
+HWY_NOINLINE void ForwardBlock(const StemForwardLine& line, int64_t pixel, int64_t column) {
   const GemmTag d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const int64_t channels = line.in.channels;
@@ -72,22 +78,21 @@ HWY_NOINLINE void ForwardBlock(const StemForwardLine& line, int64_t pixel, int64
   for (const float* const from : line.in.lines) {
     const float* HWY_RESTRICT a = from + pixel * kStemChannels;
     for (int i = 0; i < kStemRun; ++i, b += channels) {
-      queue->Step();
+      LoadAgain();
       const GemmVec b0 = hn::LoadU(d, b);
       sums.template AddApart<kStemChannels>(a + i, b0,
                                             kVectors == 2 ? hn::LoadU(d, b + lanes) : b0);
     }
   }
-  float* out[kRows];
-  for (int row = 0; row < kRows; ++row) out[row] = line.out + (pixel + row) * line.out_stride;
+  const GemmRowStride row_of{line.out + pixel * line.out_stride + column, line.out_stride};
   if (line.epilogue.center != nullptr) {
-    const GemmBlock block{kRows, 0, nullptr, nullptr, out, nullptr};
-    GemmFinishMoments(sums, block, column, kVectors * lanes, line.epilogue);
+    GemmFinishMoments(sums, row_of, column, kVectors * lanes, line.epilogue);
   } else {
-    GemmFinish(sums, kVectors * lanes, /*accumulate=*/false, GemmRowPointers{out, column});
+    GemmFinish(sums, kVectors * lanes, /*accumulate=*/false, row_of);
   }
 }
 
+// The output is written in the order of its pixels: no lines need to be fetched for that.
 void Forward(const StemForwardLine& line) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(GemmTag()));
   const int64_t pixels = line.in.pixels;
@@ -95,20 +100,13 @@ void Forward(const StemForwardLine& line) {
   for (int64_t block = 0; block < blocks; ++block) {
     const int64_t begin = pixels * block / blocks;
     const int64_t end = pixels * (block + 1) / blocks;
-    // The products are so short that stores would wait for the lines they go to: those of the
-    // block after this one are fetched, in the order of the pixels.
-    PrefetchQueue queue;
-    queue.Clear();
-    queue.Add(line.out + end * line.out_stride, line.in.channels, line.out_stride,
-              std::min(kGemmMaxRows, line.pixels_after - end));
-    queue.SpreadOver((line.in.channels + 2 * lanes - 1) / (2 * lanes) * kStemKernel * kStemRun);
     GemmDispatchRows<kGemmRows>(end - begin, [&](auto rows) HWY_ATTR {
       constexpr int kRows = decltype(rows)::value;
       int64_t column = 0;
       for (; column + 2 * lanes <= line.in.channels; column += 2 * lanes) {
-        ForwardBlock<kRows, 2>(line, begin, column, &queue);
+        ForwardBlock<kRows, 2>(line, begin, column);
       }
-      if (column < line.in.channels) ForwardBlock<kRows, 1>(line, begin, column, &queue);
+      if (column < line.in.channels) ForwardBlock<kRows, 1>(line, begin, column);
     });
   }
 }
@@ -211,29 +209,27 @@ Conv2dFusion Fuses(const Conv2dShape& /*shape*/, Conv2dPass /*pass*/, const Conv
   return fused;
 }
 
-// Copies what lies under lines [first, first + count) of image n's output, padding included.
+// Copies what lies under lines [first, first + count) of image n's output. The padding left and
+// right of a line is not written: it is zero from the beginning.
 void CopyLines(const ConstTensor& x, const Conv2dShape& s, int64_t n, int64_t first, int64_t count,
                float* to) {
   const int64_t border = s.padding * kStemChannels;
-  for (int64_t h = first - s.padding; h < first - s.padding + count + kStemKernel - 1; ++h) {
+  const int64_t floats = s.w * kStemChannels;
+  to += border;
+  const int64_t begin = first - s.padding;
+  for (int64_t h = begin; h < begin + count + kStemKernel - 1; ++h, to += floats + 2 * border) {
     if (h < 0 || h >= s.h) {
-      std::fill_n(to, 2 * border + s.w * kStemChannels, 0.0f);
-      to += 2 * border + s.w * kStemChannels;
+      std::fill_n(to, floats, 0.0f);
       continue;
     }
-    std::fill_n(to, border, 0.0f);
-    to += border;
     const float* from = x.Pixel(n, h, 0);
     if (x.dense()) {
-      std::memcpy(to, from, static_cast<size_t>(s.w * kStemChannels) * sizeof(float));
-      to += s.w * kStemChannels;
-    } else {
-      for (int64_t w = 0; w < s.w; ++w, from += x.pixel_stride) {
-        to = std::copy_n(from, kStemChannels, to);
-      }
+      std::memcpy(to, from, static_cast<size_t>(floats) * sizeof(float));
+      continue;
     }
-    std::fill_n(to, border, 0.0f);
-    to += border;
+    for (int64_t w = 0; w < s.w; ++w, from += x.pixel_stride) {
+      std::copy_n(from, kStemChannels, to + w * kStemChannels);
+    }
   }
 }
 
@@ -242,6 +238,7 @@ template <class Line>
 void ForEachLine(const ConstTensor& x, const Conv2dShape& s, const Cut& cut, int64_t piece,
                  float* copy, const Line& line) {
   const int64_t end = cut.lines * (piece + 1) / cut.pieces;
+  std::fill_n(copy, cut.copy_floats, 0.0f);
   for (int64_t begin = cut.lines * piece / cut.pieces; begin < end;) {
     const int64_t n = begin / s.out_h();
     const int64_t first = begin % s.out_h();
@@ -272,12 +269,7 @@ void RunForward(const Conv2dForwardArgs<float>& args, Context& ctx) {
     bool begun = !sums;
     int64_t pixels = 0;
     ForEachLine(args.x, s, cut, piece, copy, [&](int64_t n, int64_t i, StemPixels in) {
-      StemForwardLine line{in,
-                           args.weights,
-                           args.y.Pixel(n, i, 0),
-                           args.y.pixel_stride,
-                           args.y.pixels() - (n * args.y.h + i) * args.y.w,
-                           plain};
+      StemForwardLine line{in, args.weights, args.y.Pixel(n, i, 0), args.y.pixel_stride, plain};
       pixels += in.pixels;
       if (!begun) {
         // The piece's center is that of its first pixels.
@@ -292,7 +284,6 @@ void RunForward(const Conv2dForwardArgs<float>& args, Context& ctx) {
         const int64_t done = line.in.pixels;
         for (const float*& from : line.in.lines) from += done * kStemChannels;
         line.out += done * line.out_stride;
-        line.pixels_after -= done;
         line.in.pixels = in.pixels - done;
         begun = true;
       }
