@@ -294,6 +294,11 @@ uint32_t SafetensorsWriter::Checksum(absl::string_view without) const {
   return crc.value();
 }
 
+bool SafetensorsWriter::Matches(const std::string& path) const {
+  const auto file = SafetensorsFile::Open(path);
+  return file.ok() && file->entries().size() == items_.size() && file->Checksum("") == Checksum("");
+}
+
 absl::Status SafetensorsWriter::Write(const std::string& path) const {
   // Text that is no UTF-8 cannot be in a JSON file: such bytes become U+FFFD.
   const auto quote = [](const std::string& text) {

@@ -76,6 +76,8 @@ class SafetensorsWriter {
   uint32_t Checksum(absl::string_view without) const;
   // Atomic and synced (core/file.h).
   absl::Status Write(const std::string& path) const;
+  // Whether there is a sound file with the same metadata, tensors and data.
+  bool Matches(const std::string& path) const;
 
  private:
   struct Item {

@@ -8,8 +8,12 @@
 
 namespace classicnn {
 
-absl::Status SaveWeights(const std::string& path, const Graph& graph, const ModelState& state,
-                         const std::map<std::string, std::string>& metadata) {
+namespace {
+
+// Calls write(writer) for the file's contents.
+template <class Write>
+absl::Status WithWriter(const Graph& graph, const ModelState& state,
+                        const std::map<std::string, std::string>& metadata, const Write& write) {
   SafetensorsWriter writer;
   for (const auto& [key, value] : metadata) writer.SetMetadata(key, value);
   writer.SetMetadata("model", graph.model());
@@ -20,7 +24,22 @@ absl::Status SaveWeights(const std::string& path, const Graph& graph, const Mode
   for (const std::string& name : BatchNormNames(graph)) {
     store.AddInt64(writer, name + ".num_batches_tracked", state.batches_tracked);
   }
-  return writer.Write(path);
+  return write(writer);
+}
+
+}  // namespace
+
+absl::Status SaveWeights(const std::string& path, const Graph& graph, const ModelState& state,
+                         const std::map<std::string, std::string>& metadata) {
+  return WithWriter(graph, state, metadata,
+                    [&](const SafetensorsWriter& writer) { return writer.Write(path); });
+}
+
+absl::Status UpdateWeights(const std::string& path, const Graph& graph, const ModelState& state,
+                           const std::map<std::string, std::string>& metadata) {
+  return WithWriter(graph, state, metadata, [&](const SafetensorsWriter& writer) {
+    return writer.Matches(path) ? absl::OkStatus() : writer.Write(path);
+  });
 }
 
 absl::Status LoadWeights(const std::string& path, const Graph& graph, ModelState* state) {

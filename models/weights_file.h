@@ -16,6 +16,9 @@ namespace classicnn {
 // model, num_classes and image_size. Atomic and synced.
 absl::Status SaveWeights(const std::string& path, const Graph& graph, const ModelState& state,
                          const std::map<std::string, std::string>& metadata);
+// The same, but a file that holds just that already is not touched.
+absl::Status UpdateWeights(const std::string& path, const Graph& graph, const ModelState& state,
+                           const std::map<std::string, std::string>& metadata);
 
 // Reads every parameter and running statistic of the graph; num_batches_tracked is optional ([] or
 // [1]). Nothing of `state` changes unless everything fits. Errors name the path and the first

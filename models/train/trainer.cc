@@ -87,13 +87,18 @@ std::string Trainer::WhatIsKept() const {
     return absl::StrCat("nothing had been saved yet: ", out_, " holds ", kConfigFile, " and ",
                         kMetricsFile, ", but no weights");
   }
-  return absl::StrCat(out_, " keeps, whole, the state and weights saved last, of step ",
-                      saved_step_);
+  const bool exported = exported_step_ == saved_step_;
+  return absl::StrCat(out_, " keeps, whole, the state", exported ? " and weights" : "",
+                      " saved last, of step ", saved_step_,
+                      exported ? "" : "; its weights are exported when the run goes on");
 }
 
 absl::StatusOr<TrainOutcome> Trainer::RunToTheEnd(const TrainCallbacks& callbacks) {
   if (resumed_) {
-    if (finished()) return TrainOutcome::kAlreadyFinished;
+    if (finished()) {
+      if (absl::Status s = UpdateExports(); !s.ok()) return s;
+      return TrainOutcome::kAlreadyFinished;
+    }
     const absl::Status s = CutMetrics(Path(kMetricsFile), restarted_ ? -1 : position_.step,
                                       restarted_ ? -1 : position_.epochs);
     if (!s.ok()) return s;
@@ -102,10 +107,8 @@ absl::StatusOr<TrainOutcome> Trainer::RunToTheEnd(const TrainCallbacks& callback
     metrics_ = *std::move(metrics);
   }
   if (resumed_ && !restarted_) {
-    // A crash may have come between the state and what is exported from it.
     position_.stop_epoch = -1;  // the limit was lifted: that evaluation never was
-    if (absl::Status s = Export(kLastFile, exported()); !s.ok()) return s;
-    if (absl::Status s = ExportBest(); !s.ok()) return s;
+    if (absl::Status s = UpdateExports(); !s.ok()) return s;
   }
   const auto stop = [&] { return callbacks.stop_requested && callbacks.stop_requested(); };
 
@@ -357,6 +360,15 @@ absl::Status Trainer::Save() {
   if (s.ok()) s = KeepStates(out_, position_.step, options_.keep);
   if (s.ok()) s = Export(kLastFile, exported());
   if (s.ok() && best_changed_) s = ExportBest();
+  if (s.ok()) exported_step_ = saved_step_;
+  return s;
+}
+
+// A crash or a full disk may have come between the state and what is exported from it.
+absl::Status Trainer::UpdateExports() {
+  absl::Status s = Export(kLastFile, exported());
+  if (s.ok()) s = ExportBest();
+  if (s.ok()) exported_step_ = saved_step_;
   return s;
 }
 
@@ -375,7 +387,9 @@ absl::Status Trainer::Export(const char* name, const ModelState& state) {
   metadata["std"] = FormatChannels(normalization_.std);
   if (!data_.class_names.empty()) metadata["classes"] = absl::StrJoin(data_.class_names, ",");
   if (name == kBestFile) metadata["chosen_on"] = "test set";
-  return SaveWeights(Path(name), graph_, state, metadata);
+  // What an earlier run left may be right already.
+  const auto write = exported_step_ < 0 ? UpdateWeights : SaveWeights;
+  return write(Path(name), graph_, state, metadata);
 }
 
 }  // namespace classicnn

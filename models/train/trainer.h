@@ -59,7 +59,7 @@ struct TrainCallbacks {
 
 enum class TrainOutcome {
   kFinished,
-  kAlreadyFinished,  // nothing was done and nothing was written
+  kAlreadyFinished,  // nothing was done; nothing written but exports that were missing or old
   kInterrupted,      // by stop_requested; the state is saved
 };
 
@@ -110,6 +110,7 @@ class Trainer {
   absl::Status LogStep();
   absl::Status LogEpoch(const EpochResult& result);
   absl::Status Save();
+  absl::Status UpdateExports();
   absl::Status ExportBest();
   absl::Status Export(const char* name, const ModelState& state);
   absl::Status DescribeNonFinite(int64_t step, const std::string& what);
@@ -138,7 +139,8 @@ class Trainer {
   int64_t state_bytes_ = 0;  // everything beside a plan's arena
   bool resumed_ = false;
   bool restarted_ = false;
-  int64_t saved_step_ = -1;  // of state.safetensors; -1: there is none
+  int64_t saved_step_ = -1;     // of state.safetensors; -1: there is none
+  int64_t exported_step_ = -1;  // of last.safetensors, as far as this run knows
   bool best_changed_ = false;
 
   std::unique_ptr<RunLock> lock_;

@@ -209,6 +209,28 @@ TEST(TrainerTest, AFinishedRunStaysAsItIs) {
   EXPECT_EQ(written(kLastFile), last);
 }
 
+// A full disk or a crash right after the last state was saved.
+TEST(TrainerTest, AFinishedRunGetsBackTheWeightsThatItLacks) {
+  TempFolder folder;
+  Train(Tiny(), folder / "run", false, 2, 0, TrainOutcome::kFinished);
+  const std::string last = folder.Read("run/last.safetensors");
+  const std::string best = folder.Read("run/best.safetensors");
+  const auto check = [&](const char* what) {
+    Train(Tiny(), folder / "run", true, 2, 0, TrainOutcome::kAlreadyFinished);
+    EXPECT_TRUE(folder.Read("run/last.safetensors") == last) << what;
+    EXPECT_TRUE(folder.Read("run/best.safetensors") == best) << what;
+  };
+  std::filesystem::remove(folder / "run/last.safetensors");
+  std::filesystem::remove(folder / "run/best.safetensors");
+  check("missing");
+  std::string changed = last;
+  changed.back() = static_cast<char>(changed.back() ^ 1);
+  folder.Write("run/last.safetensors", changed);
+  check("of other weights");
+  folder.Write("run/last.safetensors", last.substr(0, last.size() / 2));
+  check("cut short");
+}
+
 TEST(TrainerTest, MaxStepsAreAPartOfTheSameRun) {
   TempFolder folder;
   Train(Tiny(), folder / "whole", false, 2, 0, TrainOutcome::kFinished);
