@@ -9,7 +9,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <map>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -25,6 +27,7 @@ namespace {
 struct HarnessState {
   bool failed = false;
   std::string out_path;            // --benchmark_out
+  std::string partial_path;        // what is written until all is there; empty: out_path itself
   std::string format = "console";  // --benchmark_format
   std::string color = "auto";      // --benchmark_color
   bool tabular = false;            // --benchmark_counters_tabular
@@ -105,6 +108,14 @@ bool Exists(const std::string& path) {
   return stat(path.c_str(), &info) == 0;
 }
 
+// Beside a file that is there or will be; empty for a pipe, a device or a folder.
+std::string PartialPath(const std::string& path) {
+  std::error_code error;
+  const auto status = std::filesystem::status(path, error);
+  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) return "";
+  return absl::StrCat(std::filesystem::weakly_canonical(path, error).string(), ".partial");
+}
+
 }  // namespace
 
 void ParseBenchmarkFlags(ProgramInfo info, benchmark::TimeUnit unit, int argc, char** argv) {
@@ -127,6 +138,13 @@ void ParseBenchmarkFlags(ProgramInfo info, benchmark::TimeUnit unit, int argc, c
   std::vector<char*> arguments(argv, argv + argc);
   if (argc > 0 && NoColor()) {
     arguments.insert(arguments.begin() + 1, colorless);
+  }
+  // Google Benchmark empties its output before it knows whether there is anything to run.
+  static std::string partial_flag;
+  if (!harness.out_path.empty()) harness.partial_path = PartialPath(harness.out_path);
+  if (!harness.partial_path.empty()) {
+    partial_flag = absl::StrCat("--benchmark_out=", harness.partial_path);
+    arguments.push_back(partial_flag.data());
   }
   argc = static_cast<int>(arguments.size());
   arguments.push_back(nullptr);
@@ -220,21 +238,27 @@ void Fail(benchmark::State& state, const absl::Status& status) {
 
 int RunBenchmarks() {
   HarnessState& harness = Harness();
-  const bool writes = !harness.out_path.empty();
-  const bool existed = writes && Exists(harness.out_path);
-  if (writes) {
-    if (absl::Status status = CheckWritable("benchmark_out", harness.out_path); !status.ok()) {
+  for (const std::string& path : {harness.out_path, harness.partial_path}) {
+    if (path.empty()) continue;
+    if (absl::Status status = CheckWritable("benchmark_out", path); !status.ok()) {
       return FailUsage(status);
     }
   }
   Console console(ConsoleOptions(harness.color, harness.tabular));
   const size_t matched = ConsoleOutput() ? benchmark::RunSpecifiedBenchmarks(&console)
                                          : benchmark::RunSpecifiedBenchmarks();
-  if (matched == 0) {  // Google Benchmark has said why, and may have opened its output already
-    if (writes && !existed) unlink(harness.out_path.c_str());
+  const std::string& partial = harness.partial_path;
+  if (!partial.empty() && (matched == 0 || harness.list)) unlink(partial.c_str());
+  if (matched == 0) {  // Google Benchmark has said why
     return FailUsage(absl::InvalidArgumentError("--benchmark_filter leaves nothing to run"));
   }
   benchmark::Shutdown();
+  if (!partial.empty() && !harness.list &&
+      std::rename(partial.c_str(), partial.substr(0, partial.rfind('.')).c_str()) != 0) {
+    std::fprintf(stderr, "--benchmark_out: cannot write %s: %s; the results are in %s\n",
+                 harness.out_path.c_str(), std::strerror(errno), partial.c_str());
+    return kExitFailed;
+  }
   return harness.failed ? kExitFailed : kExitOk;
 }
 

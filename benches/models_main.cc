@@ -29,7 +29,9 @@ ABSL_FLAG(std::string, impl, "optimized",
 ABSL_FLAG(std::string, memory_limit, "0",
           "Most memory a plan may take, weights included, such as 512M or 1.5G; 0: no limit. A "
           "limit that cannot be met is refused, with the least that can.");
-ABSL_FLAG(std::string, fusion, "on", "on or off: run ReLU inside the layer before it.");
+ABSL_FLAG(std::string, fusion, "on",
+          "on or off: batch norms, ReLUs, additions and their gradients inside the layers beside "
+          "them. Off, each runs as a pass of its own.");
 ABSL_FLAG(std::string, winograd, "on", "on or off: allow Winograd's algorithms.");
 ABSL_FLAG(std::string, update, "fused",
           "fused (each parameter is updated as soon as its gradient is ready, no gradient is kept) "
@@ -90,6 +92,18 @@ absl::StatusOr<ModelBenchmark> SharedOptions() {
   return shared;
 }
 
+// The reference follows no plan: it has nothing to limit, trace or list.
+absl::Status CheckReference(const std::vector<std::string>& impls, const ModelBenchmark& shared) {
+  if (std::find(impls.begin(), impls.end(), "reference") == impls.end()) return absl::OkStatus();
+  const char* flag = nullptr;
+  if (impls.size() == 1 && absl::GetFlag(FLAGS_profile)) flag = "profile";
+  if (impls.size() == 1 && !absl::GetFlag(FLAGS_trace).empty()) flag = "trace";
+  if (shared.memory_limit > 0) flag = "memory_limit";
+  if (flag == nullptr) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("--", flag, " does not go with --impl=reference, which follows no plan"));
+}
+
 absl::Status Select(Selection& selection) {
   const auto models = ParseChoices("models", absl::GetFlag(FLAGS_models), ModelNames());
   if (!models.ok()) return models.status();
@@ -109,6 +123,7 @@ absl::Status Select(Selection& selection) {
   if (!impls.ok()) return impls.status();
   const auto shared = SharedOptions();
   if (!shared.ok()) return shared.status();
+  if (absl::Status status = CheckReference(*impls, *shared); !status.ok()) return status;
 
   ModelOptions options;
   options.image_h = options.image_w = ImageSizeFlag();

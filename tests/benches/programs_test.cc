@@ -3,6 +3,8 @@
 
 #include <cmath>
 #include <cstdio>
+#include <fstream>
+#include <iterator>
 #include <map>
 #include <string>
 #include <vector>
@@ -312,6 +314,30 @@ TEST(BenchLayers, ARunThatMatchesNothingLeavesNoFile) {
   EXPECT_NE(access(path.c_str(), F_OK), 0);
 }
 
+TEST(BenchLayers, OnlyWholeResultsReplaceAnEarlierFile) {
+  const std::string path = absl::StrCat(testing::TempDir(), "bench_kept_", getpid(), ".json");
+  const auto content = [&] {
+    std::ifstream in(path);
+    return std::string(std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>());
+  };
+  std::ofstream(path) << "earlier results";
+  const std::vector<std::string> flags = {"--layers=relu", "--shapes=n2c3h2w2", "--threads=1",
+                                          "--benchmark_min_time=0.001", "--benchmark_out=" + path};
+  const auto run = [&](const char* flag) {
+    std::vector<std::string> all = flags;
+    all.emplace_back(flag);
+    return RunProgram(kLayers, all).exit_code;
+  };
+  EXPECT_EQ(run("--benchmark_filter=nothing_like_it"), 2);
+  EXPECT_EQ(content(), "earlier results");
+  EXPECT_EQ(run("--benchmark_list_tests"), 0);
+  EXPECT_EQ(content(), "earlier results");
+  EXPECT_EQ(run("--benchmark_filter=forward"), 0);
+  EXPECT_THAT(content(), HasSubstr("relu_forward"));
+  EXPECT_NE(access((path + ".partial").c_str(), F_OK), 0);
+  unlink(path.c_str());
+}
+
 #if CNN_BENCH_HAS_ONEDNN
 TEST(BenchLayers, OneDnnComputesTheSameAndIsNamed) {
   // Each result is compared with the naive reference before it is timed.
@@ -519,6 +545,9 @@ TEST(BenchModels, BadUsageExitsWith2AndNamesTheFlag) {
       {{"--update=fused,after_backward"}, "--update"},
       {{"--memory_limit=lots"}, "--memory_limit"},
       {{"--memory_limit=1M"}, "at least"},
+      {{"--impl=reference", "--memory_limit=2G"}, "--memory_limit does not go with"},
+      {{"--impl=reference", "--profile"}, "--profile does not go with"},
+      {{"--impl=reference", "--trace=/tmp/none.json"}, "--trace does not go with"},
       {{"--image_size=4"}, "--image_size"},
       {{"--trace=/nonexistent/folder/trace.json"}, "/nonexistent/folder/trace.json"},
       {{"--trace="}, "--trace is empty"},
