@@ -118,9 +118,15 @@ void PrintWrapped(const std::string& text, size_t indent) {
   for (const auto& [name, flag] : FlagsOf(info)) {
     const std::string value = flag->DefaultValue();
     const bool text = flag->IsOfType<std::string>();
-    std::printf("  --%s (default: %s)\n", name.c_str(),
-                text ? Quoted(value).c_str() : value.c_str());
-    PrintWrapped(flag->Help(), 6);
+    const std::string help = flag->Help();
+    // Where the default depends on other flags the text says it, and the value stands for that.
+    if (!text && absl::StrContains(help, "Default")) {
+      std::printf("  --%s\n", name.c_str());
+    } else {
+      std::printf("  --%s (default: %s)\n", name.c_str(),
+                  text ? Quoted(value).c_str() : value.c_str());
+    }
+    PrintWrapped(help, 6);
   }
   if (info.extra_help) {
     std::printf("\n");

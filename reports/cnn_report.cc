@@ -31,7 +31,7 @@ ABSL_FLAG(std::string, baseline, "",
           "An earlier results.json: every figure then shows its change.");
 ABSL_FLAG(double, fail_above, -1,
           "With --baseline: exit 1 if a model's time or peak memory is worse by more than this "
-          "many percent and by more than the noise.");
+          "many percent and by more than the noise. Default: never.");
 
 namespace classicnn {
 namespace {

@@ -13,10 +13,12 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "core/file.h"
+#include "core/isa.h"
 #include "core/machine.h"
 #include "core/program.h"
 #include "models/layer_shapes.h"
 #include "models/model.h"
+#include "nlohmann/json.hpp"
 #include "tests/verify/golden.h"
 #include "tests/verify/layer_checks.h"
 #include "tests/verify/model_checks.h"
@@ -41,7 +43,8 @@ ABSL_FLAG(std::string, golden, "",
 ABSL_FLAG(std::string, precision, "f32",
           "f32 checks the optimized code; f64, with --golden, the reference in double with a "
           "bound of 1e-5 for every tensor.");
-ABSL_FLAG(double, tolerance, 0, "Replaces all bounds on relative errors; 0 leaves them.");
+ABSL_FLAG(double, tolerance, 0,
+          "Replaces all bounds on relative errors. Default: each check's own.");
 ABSL_FLAG(std::string, json, "", "Also write the results to this file, a row for each tensor.");
 
 namespace classicnn::verify {
@@ -235,6 +238,23 @@ absl::Status AddChecks(const Options& o, OptimizedThreads& optimized, std::vecto
   return absl::OkStatus();
 }
 
+// What all checks of this call share and a repetition needs.
+std::string SharedFlags(const Options& o) {
+  std::string flags;
+  if (o.bounds.replacement > 0) absl::StrAppend(&flags, " --tolerance=", o.bounds.replacement);
+  if (FlagWasGiven("target")) absl::StrAppend(&flags, " --target=", ActiveTarget());
+  if (FlagWasGiven("threads")) absl::StrAppend(&flags, " --threads=", o.threads);
+  return flags;
+}
+
+nlohmann::ordered_json Conditions(const Options& o) {
+  return {{"threads", o.threads},
+          {"isa_target", ActiveTarget()},
+          {"seed", o.seed},
+          {"machine", nlohmann::json(GetMachineInfo())},
+          {"build", nlohmann::json(GetBuildInfo())}};
+}
+
 int Run() {
   const absl::StatusOr<Options> options = ReadFlags();
   if (!options.ok()) return FailUsage(options.status());
@@ -262,6 +282,7 @@ int Run() {
   } else {
     rows = RunChecks(checks, optimized.num_threads());
   }
+  AppendToCommands(SharedFlags(*options), &rows);
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 
@@ -272,7 +293,7 @@ int Run() {
               static_cast<int>(totals.pass), static_cast<int>(totals.fail),
               static_cast<int>(totals.mistrusted), seconds);
   if (json != nullptr) {
-    const std::string text = FormatJson(rows, seconds);
+    const std::string text = FormatJson(rows, seconds, Conditions(*options));
     absl::Status status = json->Append(text.data(), text.size());
     if (status.ok()) status = json->Commit();
     if (!status.ok()) return FailUsage(status);

@@ -36,7 +36,6 @@ absl::StatusOr<std::vector<Row>> CheckGolden(const std::string& path, Precision 
   if (!reader.ok()) return reader.status();
   std::string command = absl::StrCat("cnn-verify --golden=", ShellWord(path));
   if (precision == Precision::kF64) absl::StrAppend(&command, " --precision=f64");
-  if (bounds.replacement > 0) absl::StrAppend(&command, " --tolerance=", bounds.replacement);
   return model ? CheckGoldenModel(*file, precision, bounds, command, optimized)
                : CheckGoldenLayer(*file, precision, bounds, command, optimized);
 }

@@ -36,6 +36,8 @@ TEST(CnnVerifyTest, LayersPassWithTableAndJson) {
   EXPECT_THAT(run.out, HasSubstr("\npass: "));
   const auto json = nlohmann::json::parse(ReadFile(json_path).value());
   EXPECT_EQ(json["verdict"], "pass");
+  EXPECT_EQ(json["threads"], 3);
+  for (const char* key : {"isa_target", "machine", "build"}) EXPECT_TRUE(json.contains(key)) << key;
   EXPECT_GT(json["rows"].size(), 50u);
   for (const auto& row : json["rows"]) {
     for (const char* key : {"what", "tensor", "impl", "error", "bound", "verdict"}) {
@@ -46,10 +48,12 @@ TEST(CnnVerifyTest, LayersPassWithTableAndJson) {
 }
 
 TEST(CnnVerifyTest, FailuresExitWithOneAndTheirCommand) {
-  const ProgramRun run =
-      Verify({"--layers=linear", "--shapes=n3c37k11", "--seed=2", "--tolerance=1e-12"});
+  const ProgramRun run = Verify({"--layers=linear", "--shapes=n3c37k11", "--seed=2",
+                                 "--tolerance=1e-12", "--target=scalar", "--threads=1"});
   EXPECT_EQ(run.exit_code, 1);
-  EXPECT_THAT(run.out, HasSubstr("repeat: cnn-verify --layers=linear --shapes=n3c37k11 --seed=2"));
+  // All that made it fail.
+  EXPECT_THAT(run.out, HasSubstr("repeat: cnn-verify --layers=linear --shapes=n3c37k11 --seed=2 "
+                                 "--tolerance=1e-12 --target=scalar --threads=1\n"));
   EXPECT_THAT(run.out, HasSubstr("\nfail: "));
 }
 

@@ -150,12 +150,21 @@ std::string FormatTable(const std::vector<Row>& rows) {
   return out;
 }
 
-std::string FormatJson(const std::vector<Row>& rows, double seconds) {
+void AppendToCommands(const std::string& flags, std::vector<Row>* rows) {
+  for (Row& row : *rows) {
+    if (!row.command.empty()) row.command += flags;
+    AppendToCommands(flags, &row.parts);
+  }
+}
+
+std::string FormatJson(const std::vector<Row>& rows, double seconds,
+                       const nlohmann::ordered_json& conditions) {
   const Totals totals = CountVerdicts(rows);
   nlohmann::ordered_json json = {
       {"program", "cnn-verify"}, {"verdict", VerdictName(totals.verdict())},
       {"pass", totals.pass},     {"mistrusted", totals.mistrusted},
       {"fail", totals.fail},     {"seconds", seconds}};
+  json.update(conditions);
   json["rows"] = nlohmann::ordered_json::array();
   for (const Row& row : rows) {
     if (row.parts.empty()) json["rows"].push_back(ToJson(row));

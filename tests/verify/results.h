@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "nlohmann/json_fwd.hpp"
 #include "tests/verify/array.h"
 
 namespace classicnn::verify {
@@ -61,12 +62,17 @@ struct Totals {
 // Groups count their parts.
 Totals CountVerdicts(const std::vector<Row>& rows);
 
+// To every command that repeats a check.
+void AppendToCommands(const std::string& flags, std::vector<Row>* rows);
+
 // A line for each row; below those that did not pass (of a group: below each such part) what was
 // wrong and the command that repeats it.
 std::string FormatTable(const std::vector<Row>& rows);
 // {"verdict", "pass", "mistrusted", "fail", "seconds", "rows": [{"what", "tensor", "impl", "error",
 // "bound", "verdict", "comparisons", and if it did not pass "detail" and "command"}]}
-std::string FormatJson(const std::vector<Row>& rows, double seconds);
+// `conditions` go before the rows.
+std::string FormatJson(const std::vector<Row>& rows, double seconds,
+                       const nlohmann::ordered_json& conditions);
 
 }  // namespace classicnn::verify
 

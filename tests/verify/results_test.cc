@@ -141,9 +141,10 @@ TEST(ResultsTest, JsonHasARowForEachComparison) {
   group.parts = {Judged(Vector({3, 4}), Vector({3, 4}), 1e-3),
                  Judged(Vector({3, kNan}), Vector({3, 4}), 1e-3)};
   Summarize(&group);
-  const auto json =
-      nlohmann::json::parse(FormatJson({group, Judged(Vector({3, 4}), Vector({3, 4}), 1e-3)}, 1.5));
+  const auto json = nlohmann::json::parse(FormatJson(
+      {group, Judged(Vector({3, 4}), Vector({3, 4}), 1e-3)}, 1.5, {{"isa_target", "avx2"}}));
   EXPECT_EQ(json["verdict"], "fail");
+  EXPECT_EQ(json["isa_target"], "avx2");
   EXPECT_EQ(json["pass"], 2);
   EXPECT_EQ(json["fail"], 1);
   ASSERT_EQ(json["rows"].size(), 3u);

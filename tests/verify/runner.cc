@@ -35,7 +35,7 @@ std::vector<Row> RunChecks(const std::vector<Check>& checks, int num_threads) {
   for (int t = 1; t < num_threads; ++t) threads.emplace_back(work);
   work();
   for (std::thread& thread : threads) thread.join();
-  progress.Finish(absl::StrCat(checks.size(), " checks run"));
+  progress.Finish(absl::StrCat(checks.size(), " groups of checks run"));
 
   std::vector<Row> all;
   for (std::vector<Row>& some : rows) {
