@@ -66,9 +66,19 @@ void ListModel(const std::string& name, const ModelResult& m, FigureList* list) 
   list->Count(name + "/memory/optimizer", m.memory.optimizer);
   list->Count(name + "/memory/activations", m.memory.activations);
   list->Count(name + "/memory/workspace", m.memory.workspace);
-  if (!m.memory_limits.empty()) {
-    list->Count(name + "/memory/least_limit", m.memory_limits.back().plan_bytes);
-    list->Time(name + "/memory/least_limit_seconds", m.memory_limits.back().seconds);
+  for (const MemoryLimitResult& point : m.memory_limits) {
+    list->Time(LimitKey(name, point) + "/seconds", point.seconds);
+    list->Count(LimitKey(name, point) + "/bytes", point.plan_bytes);
+    list->Count(LimitKey(name, point) + "/activations", point.activation_bytes);
+  }
+  for (const BoundResult& bound : train.bounds) {
+    list->Time(absl::StrCat(name, "/bound/", bound.bound, "/seconds"), bound.seconds);
+    const double seconds = bound.seconds.median();
+    if (!(seconds > 0)) continue;
+    list->Rate(absl::StrCat(name, "/bound/", bound.bound, "/flops_per_second"),
+               2.0 * static_cast<double>(bound.executed_macs) / seconds, bound.seconds);
+    list->Rate(absl::StrCat(name, "/bound/", bound.bound, "/bytes_per_second"),
+               static_cast<double>(bound.bytes) / seconds, bound.seconds);
   }
   for (const PassResult& pass : m.scaling) {
     list->Time(absl::StrCat(name, "/threads/", pass.threads, "/seconds"), pass.seconds);
@@ -91,6 +101,10 @@ double NoiseOf(const Figure& before, const Figure& after) {
 }
 
 }  // namespace
+
+std::string LimitKey(const std::string& model, const MemoryLimitResult& point) {
+  return absl::StrCat(model, "/limit/", point.limit_bytes);
+}
 
 std::map<std::string, Figure> ListFigures(const Results& results) {
   std::map<std::string, Figure> figures;

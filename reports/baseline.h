@@ -22,11 +22,13 @@ struct Figure {
 };
 // "resnet18/train_step/seconds" and so on: MODEL/train_step/{seconds,forward,backward,update,
 // images_per_second,flops_per_second,peak_fraction}, MODEL/{inference,inference_one}/{seconds,
-// images_per_second}, MODEL/memory/{peak_bytes,weights,gradients,optimizer,activations,workspace,
-// least_limit,least_limit_seconds},
+// images_per_second}, MODEL/memory/{peak_bytes,weights,gradients,optimizer,activations,workspace},
+// MODEL/bound/{arithmetic,memory,small}/{seconds,flops_per_second,bytes_per_second},
 // MODEL/{parameters,macs,weight_bytes}, MODEL/threads/N/seconds, MODEL/type/TYPE/seconds,
 // MODEL/layer/NAME/seconds, speedup/TYPE.
 std::map<std::string, Figure> ListFigures(const Results& results);
+// MODEL/limit/BYTES, 0 without a limit: below it /seconds, /bytes (of the plan) and /activations.
+std::string LimitKey(const std::string& model, const MemoryLimitResult& point);
 
 struct Change {
   double before = 0, after = 0;

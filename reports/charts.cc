@@ -123,6 +123,7 @@ Chart PointChart(const std::string& id, const std::vector<PointSeries>& series, 
     d["borderWidth"] = s.filled ? 1 : 2;
     if (!s.point_styles.empty()) d["pointStyle"] = s.point_styles;
     if (s.stepped) d["stepped"] = "before";
+    if (s.dashed) d["borderDash"] = {6, 4};
     if (s.filled) {
       d["fill"] = datasets.empty() ? nlohmann::json("origin") : nlohmann::json("-1");
       stacked = true;
@@ -131,7 +132,8 @@ Chart PointChart(const std::string& id, const std::vector<PointSeries>& series, 
   }
   Chart chart;
   chart.id = id;
-  chart.height = 380;
+  // About three entries of the legend stand in a line.
+  chart.height = 360 + 22 * static_cast<int>((series.size() + 2) / 3);
   nlohmann::json y_axis = AxisJson(y);
   y_axis["stacked"] = stacked;
   chart.config = {{"type", stacked ? "line" : "scatter"},

@@ -46,6 +46,7 @@ struct PointSeries {
   bool filled = false;  // joined, the area below filled, stacked on the one before
   bool stepped = false;
   bool marked_line = false;  // joined, with markers
+  bool dashed = false;
 };
 Chart PointChart(const std::string& id, const std::vector<PointSeries>& series, const Axis& x,
                  const Axis& y);

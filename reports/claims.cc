@@ -120,7 +120,8 @@ Claim SpeedRankClaim(const Results& results, const StatedModel& s) {
   const bool either = train == s.speed_rank || inference == s.speed_rank;
   const bool both = train == s.speed_rank && inference == s.speed_rank;
   c.verdict = both ? Verdict::kHolds : either ? Verdict::kDiffers : Verdict::kDoesNotHold;
-  c.reason = absl::StrCat("images/s at batch ", results.batch, ", ", results.threads, " threads");
+  c.reason =
+      absl::StrCat("images/s at batch ", results.batch, ", ", FormatThreads(results.threads));
   return c;
 }
 
@@ -145,7 +146,7 @@ Claim AccuracyClaim(const std::vector<TrainingRun>& runs, const StatedModel& s, 
   const TrainingRun* run = FindRun(runs, s.model, augmented);
   if (run == nullptr) {
     c.measured = "not measured here";
-    c.reason = absl::StrCat("give a CIFAR-10 run ", augmented ? "with" : "without",
+    c.reason = absl::StrCat("give a complete CIFAR-10 run ", augmented ? "with" : "without",
                             " augmentation to --runs");
     return c;
   }
@@ -196,7 +197,9 @@ Verdict JudgeRange(double low, double high, double measured) {
 
 bool IsCifar10(const TrainingRun& run) {
   const std::string& text = run.kind.empty() ? run.data : run.kind;
-  return absl::StrContains(absl::AsciiStrToLower(text), "cifar");
+  const bool whole = (run.train_images == 0 || run.train_images == 50000) &&
+                     (run.test_images == 0 || run.test_images == 10000);
+  return whole && absl::StrContains(absl::AsciiStrToLower(text), "cifar");
 }
 
 const TrainingRun* FindRun(const std::vector<TrainingRun>& runs, const std::string& model,
@@ -204,7 +207,7 @@ const TrainingRun* FindRun(const std::vector<TrainingRun>& runs, const std::stri
   const TrainingRun* found = nullptr;
   for (const TrainingRun& run : runs) {
     if (run.model != model || run.augmented() != augmented || !IsCifar10(run)) continue;
-    if (run.last() == nullptr) continue;
+    if (run.last() == nullptr || !run.complete()) continue;
     if (found == nullptr || run.last()->test_accuracy > found->last()->test_accuracy) found = &run;
   }
   return found;

@@ -33,11 +33,12 @@ Verdict JudgeNumber(double stated, double measured);
 // lower bound, but differs; below its low end it does not hold.
 Verdict JudgeRange(double low, double high, double measured);
 
-// Last-epoch test accuracy of the best of the runs of `model` on CIFAR-10, with or without
-// augmentation; null without such a run.
+// Of the complete runs of `model` on CIFAR-10, with or without augmentation, the one with the best
+// test accuracy in its last epoch; null without such a run.
 const TrainingRun* FindRun(const std::vector<TrainingRun>& runs, const std::string& model,
                            bool augmented);
-// Whether the run was trained on CIFAR-10: by the kind of its data, else by the name of its folder.
+// Whether the run was trained on all of CIFAR-10: by the kind of its data, else by the name of its
+// folder, and by the number of images where it is recorded.
 bool IsCifar10(const TrainingRun& run);
 
 // Position of `model` (1 first) among the measured models by a value; ties share a position.

@@ -70,4 +70,8 @@ std::string FormatSignedPercent(double fraction) {
   return absl::StrFormat("%s%.1f%%", fraction < 0 ? "−" : "+", 100 * std::fabs(fraction));
 }
 
+std::string FormatThreads(int64_t threads) {
+  return absl::StrCat(threads, threads == 1 ? " thread" : " threads");
+}
+
 }  // namespace classicnn

@@ -21,6 +21,9 @@ std::string FormatBandwidth(double bytes_per_second);  // "35.1 GB/s"
 std::string FormatMegabytes(double bytes);             // "59.9 MB", powers of 1000
 std::string FormatSignedPercent(double fraction);      // "+1.2%", "−3.4%"
 
+// "1 thread", "2 threads".
+std::string FormatThreads(int64_t threads);
+
 }  // namespace classicnn
 
 #endif  // CLASSICNN_REPORTS_FORMAT_H_

@@ -99,8 +99,9 @@ Section OverviewSection(const ReportInput& input) {
   const Results& r = input.results;
   Section s{"overview", "At a glance", {}};
   Table table = ComparisonTable(input);
-  table.caption = absl::StrCat("Batch ", r.batch, ", ", r.threads, " threads, f32, ", r.image_size,
-                               " × ", r.image_size, " images, ", r.num_classes, " classes");
+  table.caption =
+      absl::StrCat("Batch ", r.batch, ", ", FormatThreads(r.threads), ", f32, ", r.image_size,
+                   " × ", r.image_size, " images, ", r.num_classes, " classes");
   s.blocks.push_back(std::move(table));
   s.Text(
       "A MAC is one multiply-add, a FLOP half of it: a model's FLOPs are twice its MACs. A "
@@ -139,8 +140,8 @@ Section ConditionsSection(const ReportInput& input) {
       {"flags", TextOf(r.build, "flags")},
       {"build",
        absl::StrCat(TextOf(r.build, "build_type"), ", commit ", TextOf(r.build, "commit"))},
-      {"measured", absl::StrCat("batch ", r.batch, ", ", r.threads, " threads, ", r.mode, " mode, ",
-                                FormatDigits(r.measured_seconds, 3), " s in all")}};
+      {"measured", absl::StrCat("batch ", r.batch, ", ", FormatThreads(r.threads), ", ", r.mode,
+                                " mode, ", FormatDigits(r.measured_seconds, 3), " s in all")}};
   s.blocks.push_back(std::move(machine));
   Table peaks;
   peaks.caption = "Peaks, measured on this machine";
@@ -194,34 +195,46 @@ Section ReadingSection(const ReportInput&) {
   return s;
 }
 
+namespace {
+
+// What stands at the top: the first of the models in each respect, or of one model its figures.
+std::vector<std::pair<std::string, std::string>> Facts(const Results& r) {
+  const auto speed = [](const ModelResult& m) { return m.train_step.images_per_second; };
+  const auto parameters = [](const ModelResult& m) { return static_cast<double>(m.parameters); };
+  const auto work = [](const ModelResult& m) { return m.train_step.peak_fraction; };
+  const auto memory = [](const ModelResult& m) { return static_cast<double>(m.memory.peak_bytes); };
+  const std::string fastest = Extreme(r, speed, false), smallest = Extreme(r, parameters, true);
+  const std::string fullest = Extreme(r, work, false), leanest = Extreme(r, memory, true);
+  const std::string images = absl::StrCat(FormatDigits(speed(r.model(fastest)), 3), " images/s");
+  const std::string count = FormatScaled(parameters(r.model(smallest)));
+  const std::string peak = FormatPercent(work(r.model(fullest)));
+  const std::string bytes = FormatBytes(r.model(leanest).memory.peak_bytes);
+  if (r.model_order.size() == 1) {
+    return {{images, "in training"},
+            {count, "parameters"},
+            {peak, "of the machine's peak, counted as direct convolutions"},
+            {bytes, "at the fullest moment of a training step"}};
+  }
+  return {{ModelTitle(fastest), absl::StrCat("trains fastest: ", images)},
+          {ModelTitle(smallest), absl::StrCat("has the fewest parameters: ", count)},
+          {ModelTitle(fullest), absl::StrCat("does the most work in a second: ", peak,
+                                             " of the peak, counted as direct convolutions")},
+          {ModelTitle(leanest), absl::StrCat("trains in the least memory: ", bytes)}};
+}
+
+}  // namespace
+
 Document BuildDocument(const ReportInput& input) {
   const Results& r = input.results;
   Document d;
-  d.title = "Five classic CNNs, measured";
   std::vector<std::string> titles;
   for (const std::string& name : r.model_order) titles.push_back(ModelTitle(name));
+  d.title = titles.size() == 5   ? "Five classic CNNs, measured"
+            : titles.size() == 1 ? absl::StrCat(titles[0], ", measured")
+                                 : "Classic CNNs, measured";
   d.subtitle = absl::StrCat(absl::StrJoin(titles, ", "), " on ", TextOf(r.machine, "cpu_model"),
-                            ", ", r.threads, " threads, batch ", r.batch);
-  const std::string fastest = Extreme(
-      r, [](const ModelResult& m) { return m.train_step.images_per_second; }, false);
-  const std::string smallest = Extreme(
-      r, [](const ModelResult& m) { return static_cast<double>(m.parameters); }, true);
-  const std::string fullest = Extreme(
-      r, [](const ModelResult& m) { return m.train_step.peak_fraction; }, false);
-  const std::string leanest = Extreme(
-      r, [](const ModelResult& m) { return static_cast<double>(m.memory.peak_bytes); }, true);
-  d.facts = {
-      {ModelTitle(fastest),
-       absl::StrCat("trains fastest: ",
-                    FormatDigits(r.model(fastest).train_step.images_per_second, 3), " images/s")},
-      {ModelTitle(smallest),
-       absl::StrCat("has the fewest parameters: ",
-                    FormatScaled(static_cast<double>(r.model(smallest).parameters)))},
-      {ModelTitle(fullest),
-       absl::StrCat("uses the machine best: ",
-                    FormatPercent(r.model(fullest).train_step.peak_fraction), " of the peak")},
-      {ModelTitle(leanest), absl::StrCat("trains in the least memory: ",
-                                         FormatBytes(r.model(leanest).memory.peak_bytes))}};
+                            ", ", FormatThreads(r.threads), ", batch ", r.batch);
+  d.facts = Facts(r);
 
   d.sections = {OverviewSection(input), ConditionsSection(input)};
   if (!input.baseline_path.empty()) d.sections.push_back(ChangesSection(input));

@@ -40,15 +40,32 @@ std::string SizeText(const ModelResult& m, const MemoryLimitResult& point) {
                       ")");
 }
 
+constexpr double kNearlyFree = 1.05;
+
+// Whether times scatter so much that they do not show what a limit costs: computing something
+// again makes no step faster.
+bool Disturbed(const ModelResult& m) {
+  return std::any_of(m.memory_limits.begin(), m.memory_limits.end(),
+                     [&](const MemoryLimitResult& point) {
+                       return point.seconds.relative_spread() > 2 * (kNearlyFree - 1) ||
+                              TimeRatio(m, point) < 2 - kNearlyFree;
+                     });
+}
+
 std::string CurveSentence(const std::string& name, const ModelResult& m) {
-  constexpr double kNearlyFree = 1.05;
   const std::vector<MemoryLimitResult>& points = m.memory_limits;
   const MemoryLimitResult& least = points.back();
   std::string text = absl::StrCat(ModelTitle(name), " takes ", FormatBytes(points[0].plan_bytes),
                                   " without a limit. ");
-  // The smallest plan that is nearly free: it meets all the limits above it as well.
-  size_t free = points.size() - 1;
-  while (free > 0 && TimeRatio(m, points[free]) > kNearlyFree) --free;
+  if (Disturbed(m)) {
+    return absl::StrCat(text, "The least that can be met is ", SizeText(m, least), ", with ",
+                        FormatPercent(AgainRatio(least)),
+                        " of the multiply-adds computed a second time. What limits cost in time "
+                        "cannot be told from these samples: the machine was busy.");
+  }
+  // The smallest plan that is nearly free, as are all those above it.
+  size_t free = 0;
+  while (free + 1 < points.size() && TimeRatio(m, points[free + 1]) <= kNearlyFree) ++free;
   const auto change = [&](const MemoryLimitResult& point) {
     return FormatSignedPercent(TimeRatio(m, point) - 1);
   };
@@ -144,10 +161,12 @@ Section MemoryLimitsSection(const ReportInput& input) {
       "drops values after forward and computes them again in backward, those first that take the "
       "least work for each byte. The results keep their bits; what changes is time.");
   Table table;
-  table.caption = absl::StrCat("A training step at batch ", r.batch, ", ", r.threads,
-                               " threads, without a limit and down to the least that can be met");
-  table.header = {"model",         "limit",        "memory", "of unlimited",
-                  "measured peak", "activations",  "time",   "against unlimited",
+  table.caption = absl::StrCat("A training step at batch ", r.batch, ", ", FormatThreads(r.threads),
+                               ", without a limit and down to the least that can be met");
+  table.header = {"model",         "limit",
+                  "memory",        "of unlimited",
+                  "measured peak", "most activations",
+                  "time",          "against unlimited",
                   "MACs again",    "kernels again"};
   std::vector<PointSeries> curves;
   List list;
@@ -159,7 +178,6 @@ Section MemoryLimitsSection(const ReportInput& input) {
     curve.marked_line = true;
     for (const MemoryLimitResult& point : m.memory_limits) {
       const double time = TimeRatio(m, point);
-      const bool least = &point == &m.memory_limits.back();
       curve.points.push_back({MemoryRatio(m, point), time});
       curve.point_labels.push_back(absl::StrCat(name, ", ", FormatBytes(point.plan_bytes), ", ",
                                                 FormatPercent(AgainRatio(point)),
@@ -170,15 +188,14 @@ Section MemoryLimitsSection(const ReportInput& input) {
       }
       const std::string bytes = FormatBytes(point.plan_bytes);
       const std::string seconds = FormatTiming(point.seconds);
-      table.rows.push_back(
-          {name, point.limit_bytes == 0 ? "none" : FormatBytes(point.limit_bytes),
-           least ? FigureCell(input, absl::StrCat(name, "/memory/least_limit"), bytes) : bytes,
-           FormatPercent(MemoryRatio(m, point)), FormatBytes(point.peak_bytes),
-           FormatBytes(point.activation_bytes),
-           least ? FigureCell(input, absl::StrCat(name, "/memory/least_limit_seconds"), seconds)
-                 : seconds,
-           FormatSignedPercent(time - 1), FormatPercent(AgainRatio(point)),
-           FormatCount(point.recomputed_steps)});
+      table.rows.push_back({name, point.limit_bytes == 0 ? "none" : FormatBytes(point.limit_bytes),
+                            FigureCell(input, LimitKey(name, point) + "/bytes", bytes),
+                            FormatPercent(MemoryRatio(m, point)), FormatBytes(point.peak_bytes),
+                            FigureCell(input, LimitKey(name, point) + "/activations",
+                                       FormatBytes(point.activation_bytes)),
+                            FigureCell(input, LimitKey(name, point) + "/seconds", seconds),
+                            FormatSignedPercent(time - 1), FormatPercent(AgainRatio(point)),
+                            FormatCount(point.recomputed_steps)});
     }
     curves.push_back(std::move(curve));
     list.items.push_back(CurveSentence(name, m));
@@ -199,7 +216,11 @@ Section MemoryLimitsSection(const ReportInput& input) {
       exceeded == 0
           ? "The measured peak stayed within every limit. "
           : absl::StrCat("The measured peak exceeded ", exceeded, " of ", limited, " limits. "),
-      "Memory is the plan's arena, weights and momentum. \"MACs again\" are the multiply-adds that "
+      "Memory is the plan's arena, weights and momentum; activations are the most that are alive "
+      "at "
+      "once, input images left out (the section on memory counts those of the fullest moment, "
+      "input "
+      "included). \"MACs again\" are the multiply-adds that "
       "run a second time, in relation to those of a step without a limit. Where kernels run again "
       "without a limit as well, they are pooling that costs less than keeping its result. "
       "\"Against "
@@ -251,13 +272,17 @@ Section BoundsSection(const ReportInput& input) {
                              small.seconds.median() / step, between / step};
     for (size_t i = 0; i < series.size(); ++i) series[i].values.push_back(shares[i]);
     labels.push_back(name);
-    table.rows.push_back({name, FormatSeconds(step), FormatPercent(shares[0]),
-                          FormatFlops(FlopRate(arithmetic)),
-                          FormatPercent(Ratio(FlopRate(arithmetic), peaks.fma_flops)),
-                          FormatPercent(shares[1]), FormatBandwidth(ByteRate(memory)),
-                          FormatPercent(Ratio(ByteRate(memory), peaks.copy_bytes_per_second)),
-                          FormatPercent(shares[2]), FormatPercent(shares[3]), FormatSeconds(roof),
-                          FormatPercent(roof / step)});
+    const auto cell = [&](const char* key, const std::string& text) {
+      return FigureCell(input, absl::StrCat(name, "/", key), text);
+    };
+    table.rows.push_back(
+        {name, cell("train_step/seconds", FormatSeconds(step)), FormatPercent(shares[0]),
+         cell("bound/arithmetic/flops_per_second", FormatFlops(FlopRate(arithmetic))),
+         FormatPercent(Ratio(FlopRate(arithmetic), peaks.fma_flops)), FormatPercent(shares[1]),
+         cell("bound/memory/bytes_per_second", FormatBandwidth(ByteRate(memory))),
+         FormatPercent(Ratio(ByteRate(memory), peaks.copy_bytes_per_second)),
+         FormatPercent(shares[2]), FormatPercent(shares[3]), FormatSeconds(roof),
+         FormatPercent(roof / step)});
     list.items.push_back(BoundSentence(name, pass, peaks));
   }
   Chart chart = BarChart("chart-bounds", labels, series,

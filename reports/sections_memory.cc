@@ -92,8 +92,8 @@ Chart RooflineChart(const Results& r, const MachinePeaks& peaks) {
       "is what the measured copy bandwidth allows, the flat one the measured multiply-add peak, "
       "both "
       "on ",
-      r.threads,
-      " threads; how far a point lies below the line is what is left to gain. "
+      FormatThreads(r.threads),
+      "; how far a point lies below the line is what is left to gain. "
       "Points above the slanted line worked on data that was still in the cache.");
   return chart;
 }

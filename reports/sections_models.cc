@@ -1,6 +1,7 @@
 // Innovations, claims, accuracies, comparisons with others.
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <map>
 #include <utility>
 
@@ -218,8 +219,10 @@ Section ClaimsSection(const ReportInput& input) {
   s.Text(absl::StrCat(
       "Reviews of these five repeat the figures below; several are of 224 × 224 ImageNet networks "
       "or "
-      "of 1000 classes. Verdicts are made from the measured values: a number holds within 5% and "
-      "differs within 15%. ",
+      "of 1000 classes. Verdicts are made from the measured values. A number holds within 5% and "
+      "differs within 15%. A range holds inside it; above it a speed-up, a gain or an accuracy "
+      "differs, for as a least value it is right. Counts and orders hold only where they are the "
+      "same. ",
       CountVerdicts(models, single)));
   std::string subject;
   for (size_t i = 0; i < models.size();) {
@@ -250,6 +253,21 @@ Section ClaimsSection(const ReportInput& input) {
   return s;
 }
 
+// Of each run the last part of its path; the whole path where two end alike.
+std::vector<std::string> ShortNames(const std::vector<TrainingRun>& runs) {
+  std::map<std::string, int> count;
+  const auto last = [](const TrainingRun& run) {
+    const std::filesystem::path path(run.path);
+    return (path.has_filename() ? path.filename() : path.parent_path().filename()).string();
+  };
+  for (const TrainingRun& run : runs) ++count[last(run)];
+  std::vector<std::string> names;
+  for (const TrainingRun& run : runs) {
+    names.push_back(count[last(run)] == 1 ? last(run) : run.path);
+  }
+  return names;
+}
+
 Section AccuracySection(const ReportInput& input) {
   Section s{"accuracy", "Accuracy of training runs", {}};
   Table table;
@@ -266,18 +284,20 @@ Section AccuracySection(const ReportInput& input) {
                   "machine"};
   table.text_columns = 4;
   std::vector<PointSeries> curves, losses;
+  const std::vector<std::string> names = ShortNames(input.runs);
   size_t index = 0;
   for (const TrainingRun& run : input.runs) {
     const TrainedEpoch *last = run.last(), *best = run.best();
     double seconds = 0;
     std::vector<double> rates;
-    PointSeries curve{absl::StrCat(run.model, " (", run.path, ")"), PaletteColor(index++), {}};
+    PointSeries curve{names[index], PaletteColor(index), {}};
+    ++index;
     curve.marked_line = true;
     PointSeries train = curve, test = curve;
     train.label += ", training";
     train.marked_line = false;
     train.line = true;
-    test.label += ", test";
+    train.dashed = true;
     for (const TrainedEpoch& e : run.epochs) {
       seconds += e.seconds;
       rates.push_back(e.images_per_second);
@@ -290,7 +310,9 @@ Section AccuracySection(const ReportInput& input) {
     std::sort(rates.begin(), rates.end());
     table.rows.push_back(
         {absl::StrCat("`", run.path, "`"), run.model, run.data,
-         run.augment.empty() ? "not recorded" : run.augment, absl::StrCat(run.epochs.size()),
+         run.augment.empty() ? "not recorded" : run.augment,
+         run.complete() ? absl::StrCat(run.epochs.size())
+                        : absl::StrCat(run.epochs.size(), " of ", run.planned_epochs),
          last == nullptr ? "–" : FormatPercent(last->test_accuracy),
          run.epochs.empty() ? "–" : FormatPercent(run.epochs.back().train_accuracy),
          best == nullptr
@@ -320,11 +342,13 @@ Section AccuracySection(const ReportInput& input) {
   }
   if (!losses.empty()) {
     Chart chart = PointChart("chart-loss", losses, {"epoch", "number"}, {"loss", "number"});
+    for (const PointSeries& loss : losses) {
+      if (loss.dashed) chart.config["presets"]["hide_legend_of"].push_back(loss.label);
+    }
     chart.config["options"]["scales"]["y"]["beginAtZero"] = false;
     chart.caption =
-        "Loss in each epoch: of the training batches, as trained (augmented and, where the run "
-        "does "
-        "so, with smoothed labels), and of the test images, plain.";
+        "Loss in each epoch. Dashed: of the training batches, as trained (augmented and, where the "
+        "run does so, with smoothed labels). With markers: of the test images, plain.";
     s.blocks.push_back(std::move(chart));
   }
   s.Text(
@@ -337,8 +361,9 @@ Section PeerSection(const ReportInput& input) {
   const PeerComparison& peer = input.peer[0];
   Section s{"peer", absl::StrCat("Against ", peer.peer), {}};
   Table table;
-  table.caption = absl::StrCat("A training step of ", peer.batch, " images on ", peer.threads,
-                               " threads, measured in turns on ", peer.cpu_model);
+  table.caption =
+      absl::StrCat("A training step of ", peer.batch, " images on ", FormatThreads(peer.threads),
+                   ", measured in turns on ", peer.cpu_model);
   table.header = {"model",
                   "classicnn",
                   peer.peer,
@@ -386,9 +411,11 @@ Section PeerSection(const ReportInput& input) {
 Section ChangesSection(const ReportInput& input) {
   const Results& r = input.results;
   Section s{"changes", "Changes against the baseline", {}};
-  s.Text(absl::StrCat("Baseline: `", input.baseline_path, "`, commit ", input.baseline_commit,
-                      ". Everywhere in this report the change against it stands beside a figure; "
-                      "coloured ones exceed the noise of both measurements."));
+  s.Text(
+      absl::StrCat("Baseline: `", input.baseline_path, "`, commit ", input.baseline_commit,
+                   ". Beside what was measured in both stands the change against it, also in the "
+                   "other sections; coloured ones exceed the noise of both measurements. Shares, "
+                   "ratios and texts follow from those figures."));
   Table table;
   table.header = {"figure", "before", "now", "change", "beyond noise"};
   const std::pair<const char*, bool> kKeys[] = {{"train_step/seconds", true},

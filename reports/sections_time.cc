@@ -118,7 +118,7 @@ Table RankTable(const ReportInput& input) {
       {"fraction of peak", [](const ModelResult& m) { return m.train_step.peak_fraction; }, false},
   };
   Table table;
-  table.caption = "Ranks (1 is fastest, smallest, or nearest to the peak)";
+  table.caption = "Ranks (1 is fastest, smallest, or does the most nominal work for the peak)";
   table.header = {"model"};
   for (const auto& column : kColumns) table.header.push_back(column.name);
   for (const std::string& name : r.model_order) {
@@ -136,7 +136,7 @@ Table RankTable(const ReportInput& input) {
 
 Section ComparisonSection(const ReportInput& input) {
   const Results& r = input.results;
-  Section s{"comparison", "The five side by side", {}};
+  Section s{"comparison", "Side by side", {}};
   s.blocks.push_back(SizeTable(input));
   s.blocks.push_back(PhaseTable(input));
   std::vector<Series> series = {{"forward + loss", PaletteColor(0), {}},
@@ -152,7 +152,7 @@ Section ComparisonSection(const ReportInput& input) {
                          {"milliseconds a training step", "ms"}, true, true);
   chart.caption = absl::StrCat("One training step of ", r.batch, " images.");
   s.blocks.push_back(std::move(chart));
-  s.blocks.push_back(RankTable(input));
+  if (r.model_order.size() > 1) s.blocks.push_back(RankTable(input));
 
   Table batches;
   batches.caption = "Training speed by batch size (images/s)";

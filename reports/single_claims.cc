@@ -264,28 +264,57 @@ Claim LinearParameters(const Evidence& e) {
           absl::StrCat("it is so in ", about)};
 }
 
-Claim BestAccuracy(const Evidence& e) {
-  const char* subject = "Best accuracy: DenseNet-121";
-  std::vector<std::pair<double, std::string>> accuracies;
+// A CIFAR-10 run of each measured model that has one, with augmentation where there is one.
+std::vector<const TrainingRun*> RunOfEachModel(const Evidence& e) {
+  std::vector<const TrainingRun*> runs;
   for (const std::string& model : e.results.model_order) {
     const TrainingRun* run = FindRun(e.runs, model, true);
     if (run == nullptr) run = FindRun(e.runs, model, false);
-    if (run != nullptr) accuracies.push_back({run->last()->test_accuracy, model});
+    if (run != nullptr) runs.push_back(run);
   }
-  if (accuracies.size() < 5) {
-    return NotMeasured(subject, "give CIFAR-10 runs of all five models to --runs");
+  return runs;
+}
+
+// Why accuracies of these runs say nothing about the architectures; empty where they can be
+// compared. Networks trained for different times are told apart by that first.
+std::string NotComparable(const std::vector<const TrainingRun*>& runs) {
+  int64_t least = runs.front()->epochs.back().epoch, most = least;
+  bool alike = true;
+  for (const TrainingRun* run : runs) {
+    least = std::min(least, run->epochs.back().epoch);
+    most = std::max(most, run->epochs.back().epoch);
+    alike = alike && run->augment == runs.front()->augment;
   }
-  std::sort(accuracies.rbegin(), accuracies.rend());
+  if (least < most) {
+    return absl::StrCat("no verdict: they were trained for ", least, " to ", most, " epochs");
+  }
+  return alike ? "" : "no verdict: their augmentations differ";
+}
+
+Claim BestAccuracy(const Evidence& e) {
+  const char* subject = "Best accuracy: DenseNet-121";
+  std::vector<const TrainingRun*> runs = RunOfEachModel(e);
+  if (runs.size() < 5) {
+    return NotMeasured(subject, "give complete CIFAR-10 runs of all five models to --runs");
+  }
+  std::stable_sort(runs.begin(), runs.end(), [](const TrainingRun* a, const TrainingRun* b) {
+    return a->last()->test_accuracy > b->last()->test_accuracy;
+  });
   std::vector<std::string> parts;
-  for (const auto& [accuracy, model] : accuracies) {
-    parts.push_back(absl::StrCat(model, " ", FormatPercent(accuracy)));
+  for (const TrainingRun* run : runs) {
+    parts.push_back(absl::StrCat(run->model, " ", FormatPercent(run->last()->test_accuracy), " (",
+                                 run->epochs.back().epoch, " epochs)"));
   }
+  const std::string why_not = NotComparable(runs);
+  const Verdict verdict = !why_not.empty()                       ? Verdict::kNotMeasured
+                          : runs.front()->model == "densenet121" ? Verdict::kHolds
+                                                                 : Verdict::kDoesNotHold;
   return {subject,
           "",
           "densenet121 first",
           absl::StrJoin(parts, ", "),
-          accuracies[0].second == "densenet121" ? Verdict::kHolds : Verdict::kDoesNotHold,
-          "last-epoch test accuracies"};
+          verdict,
+          why_not.empty() ? "last-epoch test accuracies" : why_not};
 }
 
 Claim BestEfficiency(const Evidence& e) {
@@ -321,29 +350,23 @@ Claim BestEfficiency(const Evidence& e) {
 
 Claim BestBalance(const Evidence& e) {
   const char* subject = "Best balance: GoogLeNet";
-  std::vector<std::pair<int, std::string>> sums;
-  for (const std::string& model : e.results.model_order) {
-    const TrainingRun* own = FindRun(e.runs, model, true);
-    if (own == nullptr) own = FindRun(e.runs, model, false);
-    if (own == nullptr) continue;
-    int accuracy_rank = 1;
-    for (const std::string& other : e.results.model_order) {
-      const TrainingRun* run = FindRun(e.runs, other, true);
-      if (run == nullptr) run = FindRun(e.runs, other, false);
-      if (run != nullptr && run->last()->test_accuracy > own->last()->test_accuracy) {
-        ++accuracy_rank;
-      }
-    }
-    const int parameters = Rank(
-        e.results, model, [](const ModelResult& m) { return static_cast<double>(m.parameters); },
-        true);
-    const int speed = Rank(
-        e.results, model, [](const ModelResult& m) { return m.train_step.images_per_second; },
-        false);
-    sums.push_back({accuracy_rank + parameters + speed, model});
+  const std::vector<const TrainingRun*> runs = RunOfEachModel(e);
+  if (runs.size() < 5) {
+    return NotMeasured(subject, "needs complete CIFAR-10 runs of all five models (--runs)");
   }
-  if (sums.size() < 5) {
-    return NotMeasured(subject, "needs CIFAR-10 runs of all five models (--runs)");
+  std::vector<std::pair<int, std::string>> sums;
+  for (const TrainingRun* own : runs) {
+    const double accuracy = own->last()->test_accuracy;
+    const auto better = std::count_if(runs.begin(), runs.end(), [&](const TrainingRun* run) {
+      return run->last()->test_accuracy > accuracy;
+    });
+    const int parameters = Rank(
+        e.results, own->model,
+        [](const ModelResult& m) { return static_cast<double>(m.parameters); }, true);
+    const int speed = Rank(
+        e.results, own->model, [](const ModelResult& m) { return m.train_step.images_per_second; },
+        false);
+    sums.push_back({static_cast<int>(better) + 1 + parameters + speed, own->model});
   }
   std::sort(sums.begin(), sums.end());
   std::vector<std::string> parts;
@@ -352,12 +375,18 @@ Claim BestBalance(const Evidence& e) {
     parts.push_back(absl::StrCat(model, " ", sum));
     if (model == "googlenet") googlenet = sum;
   }
-  return {subject,
-          "",
-          "googlenet first",
-          absl::StrJoin(parts, ", "),
-          googlenet == sums[0].first ? Verdict::kHolds : Verdict::kDoesNotHold,
-          "sum of the ranks in accuracy, parameters and training speed; lower is better"};
+  const std::string why_not = NotComparable(runs);
+  const Verdict verdict = !why_not.empty()             ? Verdict::kNotMeasured
+                          : googlenet == sums[0].first ? Verdict::kHolds
+                                                       : Verdict::kDoesNotHold;
+  return {
+      subject,
+      "",
+      "googlenet first",
+      absl::StrJoin(parts, ", "),
+      verdict,
+      absl::StrCat("sum of the ranks in accuracy, parameters and training speed, lower is better",
+                   why_not.empty() ? "" : "; ", why_not)};
 }
 
 }  // namespace

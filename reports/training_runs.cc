@@ -27,6 +27,14 @@ std::string FindText(const nlohmann::json& config, const char* key) {
   return "";
 }
 
+// A whole number of an object of config.json; 0 where there is none.
+int64_t FindCount(const nlohmann::json& config, const char* object, const char* key) {
+  const auto found = config.find(object);
+  if (found == config.end() || !found->is_object()) return 0;
+  const auto value = found->find(key);
+  return value != found->end() && value->is_number_integer() ? value->get<int64_t>() : 0;
+}
+
 // Only the epoch must be there; what is there is a number, or null where nothing was measured.
 absl::Status CheckEpoch(const nlohmann::json& j) {
   nlohmann::json pattern = {{"epoch", 0}};
@@ -91,6 +99,9 @@ absl::StatusOr<TrainingRun> ReadTrainingRun(const std::string& folder) {
     const nlohmann::json& data = config["data"];
     if (data.contains("kind") && data["kind"].is_string()) run.kind = data["kind"];
   }
+  run.planned_epochs = FindCount(config, "flags", "epochs");
+  run.train_images = FindCount(config, "data", "train_images");
+  run.test_images = FindCount(config, "data", "test_images");
   run.augment = FindText(config, "augment");
   run.recipe = FindText(config, "recipe");
   const std::string threads = FindText(config, "threads"), cpu = FindText(config, "cpu_model");

@@ -26,8 +26,15 @@ struct TrainingRun {
   std::string recipe;   // empty without one
   std::string machine;  // "2 threads, AMD EPYC ..."; empty where config.json does not say
   std::string note;     // what its reader should know, from note.txt; mostly empty
+  int64_t planned_epochs = 0;  // 0 where config.json does not say; so with those below
+  int64_t train_images = 0, test_images = 0;
   std::vector<TrainedEpoch> epochs;
 
+  // Whether it went on to its last epoch: until then the learning rate is high, and accuracies are
+  // not what the recipe reaches.
+  bool complete() const {
+    return planned_epochs == 0 || (!epochs.empty() && epochs.back().epoch >= planned_epochs);
+  }
   bool augmented() const { return !augment.empty() && augment != "none"; }
   // The last evaluated epoch, what reports quote; null where no epoch was evaluated.
   const TrainedEpoch* last() const;

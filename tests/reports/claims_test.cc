@@ -92,6 +92,46 @@ TEST(ModelClaimsTest, OnlyCifar10Counts) {
   EXPECT_EQ(Find(claims, "accuracy, with augmentation", "resnet18").verdict, Verdict::kNotMeasured);
 }
 
+TEST(ModelClaimsTest, OnlyCompleteRunsOnAllImagesCount) {
+  TrainingRun run = MakeRun("resnet18", "crop,flip", 0.945);
+  const auto verdict = [&] {
+    return Find(CheckModelClaims(MakeResults(), {run}), "accuracy, with augmentation", "resnet18")
+        .verdict;
+  };
+  run.planned_epochs = run.epochs.back().epoch;
+  run.train_images = 50000;
+  run.test_images = 10000;
+  EXPECT_EQ(verdict(), Verdict::kHolds);
+  run.planned_epochs = run.epochs.back().epoch + 1;
+  EXPECT_EQ(verdict(), Verdict::kNotMeasured) << "stopped early";
+  run.planned_epochs = 0;
+  run.test_images = 20;
+  EXPECT_EQ(verdict(), Verdict::kNotMeasured) << "a few images";
+}
+
+TEST(SingleClaimsTest, AccuraciesAreComparedAfterAsManyEpochs) {
+  std::vector<TrainingRun> runs;
+  for (const char* model : {"vgg16", "resnet18", "googlenet", "mobilenetv1"}) {
+    runs.push_back(MakeRun(model, "crop,flip", 0.9));
+  }
+  runs.push_back(MakeRun("densenet121", "crop,flip", 0.95));
+  const auto claim = [&](const char* subject) {
+    return Find(CheckSingleClaims(MakeResults(), runs), subject);
+  };
+  EXPECT_EQ(claim("Best accuracy").verdict, Verdict::kHolds);
+  EXPECT_NE(claim("Best balance").verdict, Verdict::kNotMeasured);
+  runs[1].epochs.back().test_accuracy = 0.96;
+  EXPECT_EQ(claim("Best accuracy").verdict, Verdict::kDoesNotHold);
+  runs[1].epochs.back().epoch = 20;
+  EXPECT_EQ(claim("Best accuracy").verdict, Verdict::kNotMeasured);
+  EXPECT_THAT(claim("Best accuracy").reason, HasSubstr("2 to 20 epochs"));
+  EXPECT_THAT(claim("Best accuracy").measured, HasSubstr("resnet18 96.0% (20 epochs)"));
+  EXPECT_EQ(claim("Best balance").verdict, Verdict::kNotMeasured);
+  runs[1].epochs.back().epoch = 2;
+  runs[1].augment = "none";
+  EXPECT_EQ(claim("Best accuracy").verdict, Verdict::kNotMeasured);
+}
+
 TEST(SingleClaimsTest, VerdictsFollowTheFigures) {
   const std::vector<Claim> claims = CheckSingleClaims(MakeResults(), {});
   EXPECT_EQ(Find(claims, "250 ×").verdict, Verdict::kDoesNotHold);

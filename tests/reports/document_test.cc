@@ -124,9 +124,44 @@ TEST(ReportTest, DrawsTheCurvesOfTrainingRuns) {
     ASSERT_EQ(sets.size(), 2u);
     EXPECT_EQ(sets[0]["data"].size(), 3u);
     EXPECT_EQ(sets[0]["data"][1]["y"], 1.0);
+    EXPECT_TRUE(sets[0].contains("borderDash"));
+    EXPECT_EQ(sets[1]["label"], "a");
+    EXPECT_EQ(chart->config["presets"]["hide_legend_of"], nlohmann::json({"a, training"}));
     EXPECT_EQ(sets[1]["data"].size(), 2u) << "of the evaluated epochs";
     EXPECT_EQ(sets[1]["data"][1]["y"], 0.875);
   }
+}
+
+TEST(ReportTest, TellsRunsApartAndThoseThatAreNotAtTheirEnd) {
+  ReportInput input;
+  input.results = MakeResults();
+  TrainingRun run;
+  run.model = "vgg16";
+  run.epochs = {{1, 1.5, 0.4, 1.25, 0.6, 100, 60}};
+  for (const char* path : {"runs/a/", "more/a", "runs/b"}) {
+    run.path = path;
+    input.runs.push_back(run);
+  }
+  input.runs[2].planned_epochs = 30;
+  const Document d = BuildDocument(input);
+  EXPECT_THAT(RenderMarkdown(d), HasSubstr("1 of 30"));
+  const std::string html = RenderHtml(d);
+  for (const char* label : {"\"label\":\"runs/a/\"", "\"label\":\"more/a\"", "\"label\":\"b\""}) {
+    EXPECT_THAT(html, HasSubstr(label));
+  }
+}
+
+TEST(ReportTest, TimesThatScatterProveNothing) {
+  ReportInput input;
+  input.results = MakeResults();
+  std::vector<MemoryLimitResult>& points = input.results.models["vgg16"].memory_limits;
+  points[1].seconds.samples = {0.2};  // less memory cannot be faster: 0.3 s without a limit
+  const char* said = "What limits cost in time cannot be told from these samples";
+  EXPECT_THAT(RenderMarkdown(BuildDocument(input)), HasSubstr(said));
+  points[1].seconds.samples = {0.3, 0.4};
+  EXPECT_THAT(RenderMarkdown(BuildDocument(input)), HasSubstr(said));
+  points[1].seconds.samples = {0.3, 0.31};
+  EXPECT_THAT(RenderMarkdown(BuildDocument(input)), testing::Not(HasSubstr(said)));
 }
 
 TEST(ReportTest, SaysWhatAMemoryLimitCosts) {
@@ -203,6 +238,20 @@ TEST(ReportTest, ShowsChangesAgainstABaseline) {
   const std::string text = RenderMarkdown(BuildDocument(input));
   EXPECT_THAT(text, HasSubstr("Changes against the baseline"));
   EXPECT_THAT(text, HasSubstr("−50.0%"));
+}
+
+TEST(ReportTest, ShowsChangesOfLimitsAndBoundsToo) {
+  ReportInput input;
+  input.results = MakeResults();
+  Results before = MakeResults();
+  ModelResult& vgg = before.models["vgg16"];
+  for (double& s : vgg.memory_limits[1].seconds.samples) s *= 4;
+  for (double& s : vgg.train_step.bounds[0].seconds.samples) s *= 10;
+  input.comparison = Comparison(before, input.results);
+  input.baseline_path = "before.json";
+  const std::string text = RenderMarkdown(BuildDocument(input));
+  EXPECT_THAT(text, HasSubstr("−75.0%")) << "the time under a limit";
+  EXPECT_THAT(text, HasSubstr("+900.0%")) << "the rate of what arithmetic bounds";
 }
 
 TEST(FormatTest, Figures) {

@@ -2,6 +2,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "reports/peer.h"
@@ -63,6 +64,23 @@ TEST_F(InputsTest, ReadsTheKindOfTheData) {
   EXPECT_TRUE(run->augmented());
   EXPECT_EQ(run->machine, "2 threads, A CPU");
   EXPECT_EQ(run->note, "");
+  EXPECT_TRUE(run->complete()) << "as far as is known";
+}
+
+TEST_F(InputsTest, KnowsWhetherARunWentToItsEnd) {
+  for (const int epochs : {3, 4}) {
+    Write("config.json",
+          absl::StrCat(R"({"data": {"kind": "cifar10", "train_images": 40, "test_images": 20},
+                          "flags": {"model": "vgg16", "epochs": )",
+                       epochs, "}}"));
+    Write("metrics.jsonl", kEpochs);
+    const auto run = ReadTrainingRun(folder_);
+    ASSERT_TRUE(run.ok()) << run.status();
+    EXPECT_EQ(run->planned_epochs, epochs);
+    EXPECT_EQ(run->train_images, 40);
+    EXPECT_EQ(run->test_images, 20);
+    EXPECT_EQ(run->complete(), epochs == 3);
+  }
 }
 
 TEST_F(InputsTest, ARunMayHaveANote) {
