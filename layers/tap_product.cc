@@ -67,11 +67,12 @@ TapSource CopyByPosition(const char* zone, const TapProduct& p, const Cut& cut, 
   return {copy, cut.copy_stride, p.in.n * cut.copy_stride};
 }
 
-// Of the panels that are held at once.
+// Of the panels that are held at once. Of all of them the last may be narrow; of those that pieces
+// pack for themselves each has room for any.
 int64_t PackedFloats(const TapProductSize& size, const Cut& cut, int num_threads) {
   const int64_t depth = size.num_taps * size.in_channels;
-  const int64_t all = GemmPackedFloats(depth, size.out_channels);
-  return std::min(all, cut.packed_panels(num_threads) * depth * cut.panel_width);
+  return cut.packs_in_pieces() ? cut.packed_panels(num_threads) * depth * cut.panel_width
+                               : GemmPackedFloats(depth, size.out_channels);
 }
 
 // Packs a tap's segment of a panel that begins at `to`.

@@ -83,13 +83,15 @@ void MaxPoolGather(const Pool2dParams& params, ConstTensor dy, const uint8_t* ar
     const int64_t tap = (h + params.padding - rows.begin * params.stride) * params.kernel + w +
                         params.padding - windows.begin * params.stride;
     // The models' windows: 3 x 3 in steps of 1 (nine over a pixel), or of 2 (one to four).
-    const int64_t over = rows.size() * 4 + windows.size();
-    const auto kernel = over == 3 * 4 + 3   ? &GatherPixel<3, 3>
-                        : over == 2 * 4 + 2 ? &GatherPixel<2, 2>
-                        : over == 2 * 4 + 1 ? &GatherPixel<2, 1>
-                        : over == 1 * 4 + 2 ? &GatherPixel<1, 2>
-                        : over == 1 * 4 + 1 ? &GatherPixel<1, 1>
-                                            : &GatherPixel<0, 0>;
+    const auto over = [&](int64_t down, int64_t across) {
+      return rows.size() == down && windows.size() == across;
+    };
+    const auto kernel = over(3, 3)   ? &GatherPixel<3, 3>
+                        : over(2, 2) ? &GatherPixel<2, 2>
+                        : over(2, 1) ? &GatherPixel<2, 1>
+                        : over(1, 2) ? &GatherPixel<1, 2>
+                        : over(1, 1) ? &GatherPixel<1, 1>
+                                     : &GatherPixel<0, 0>;
     kernel(dy.Pixel(out), dy.pixel_stride, argmax + out * dy.c, dy.c, channels.begin, channels.end,
            dy.w, rows.size(), windows.size(), tap, params, dy.size() - out * dy.c, accumulate, to);
   }

@@ -145,7 +145,7 @@ TEST_P(LinearTest, RealsAreCloseAndTheSameOnAnyNumberOfThreads) {
     EXPECT_TRUE(Close(first.dx, naive.dx, Tolerance::ForSum(shape.out_features)));
     EXPECT_TRUE(Close(first.dw, naive.dw, Tolerance::ForSum(shape.n)));
     EXPECT_TRUE(Close(first.dbias, naive.dbias, Tolerance::ForSum(shape.n)));
-    for (const int threads : {2, 3, 8}) {
+    for (const int threads : {2, 3, 4, 5, 8}) {
       Context ctx(threads);
       LinearCase<float> again(shape, 0);
       again.Fill(/*integers=*/false, false);
@@ -155,6 +155,30 @@ TEST_P(LinearTest, RealsAreCloseAndTheSameOnAnyNumberOfThreads) {
       EXPECT_TRUE(Equal(again.dw, first.dw));
       EXPECT_TRUE(Equal(again.dbias, first.dbias));
     }
+  }
+}
+
+// As many panels of weights as threads, of which the last is narrow but is packed where any may be.
+// What is written beyond its room is only used now and then: many turns.
+TEST_P(LinearTest, NarrowPanelsHaveRoom) {
+  const struct {
+    LinearShape shape;
+    int threads;
+  } cases[] = {{{8, 80, 64}, 3}, {{8, 112, 64}, 4}, {{8, 144, 64}, 5}, {{8, 240, 64}, 8}};
+  for (const auto& [shape, threads] : cases) {
+    SCOPED_TRACE(shape.ToString());
+    LinearCase<float> once(shape, 0), again(shape, 0);
+    once.Fill(/*integers=*/false, false);
+    again.Fill(/*integers=*/false, false);
+    Context one(1), ctx(threads);
+    once.RunOptimized(false, one);
+    const GuardedWorkspace scratch(LinearWorkspaceBytes(shape, LinearPass::kBackwardData, threads));
+    for (int turn = 0; turn < 2000; ++turn) {
+      again.dx.FillNan();
+      LinearBackwardData(again.backward_data(false, scratch.get()), ctx);
+      ASSERT_TRUE(Equal(again.dx, once.dx)) << "turn " << turn;
+    }
+    EXPECT_TRUE(GuardsIntact(scratch));
   }
 }
 
