@@ -112,10 +112,12 @@ bool PlanBuilder::CanReadActivated(NodeId reader, NodeId activated) const {
     case Op::kGlobalAvgPool2d:
       return true;
     case Op::kAdd:
-      // The sum's backward is a pass in any case, which masks for all its inputs at once.
+      // The sum's backward is a pass in any case, which masks for all its inputs at once. It writes
+      // masked gradients: those of a batch norm that shares its input are folded.
       return fused_relu_[r] != kNoNode && node.inputs.size() == 2 &&
              node.inputs[0] != node.inputs[1] && graph_.readers(activated).size() == 1 &&
              graph_.node(activated).op == Op::kBatchNorm2d &&
+             !shared_norm_[static_cast<size_t>(activated)] &&
              graph_.node(graph_.node(activated).inputs[0]).op == Op::kConv2d;
     case Op::kConcat:
       return activated_[r] && graph_.readers(activated).size() == 1;
@@ -319,7 +321,7 @@ void PlanBuilder::EmitNormBackward(NodeId id) {
   if (!masked) {
     Step step = NewStep(StepKind::kGradientEpilogue, Phase::kBackward, id, "gradient epilogue");
     step.fused_relu = fused_relu_[i];
-    step.inputs = {Gradient(out)};
+    step.inputs = {ReadGradient(out, nullptr)};
     if (shared) {
       step.epilogues = {FoldedEpilogue(out, &step)};
     } else {

@@ -50,6 +50,7 @@ class PlanBuilder {
   // plan_places.cc
   void Fuse();
   void ChooseSlices();
+  NodeId LastReader(NodeId id, NodeId except) const;
   void PlaceValues();
   NodeId InPlaceReader(NodeId id) const;
   bool NeedsOwnOutputInBackward(NodeId id) const;

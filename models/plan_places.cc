@@ -20,6 +20,28 @@ void PlanBuilder::Fuse() {
   }
 }
 
+// The last node that reads a value, or reads it through a batch norm that is spread over its
+// neighbours: in backward these write the value's gradient.
+NodeId PlanBuilder::LastReader(NodeId id, NodeId except) const {
+  NodeId last = kNoNode;
+  std::vector<bool> seen(graph_.nodes().size());
+  std::vector<NodeId> passed_on = {id};
+  while (!passed_on.empty()) {
+    const NodeId value = passed_on.back();
+    passed_on.pop_back();
+    for (const NodeId reader : graph_.readers(value)) {
+      if (reader == except || seen[static_cast<size_t>(reader)]) continue;
+      seen[static_cast<size_t>(reader)] = true;
+      last = std::max(last, reader);
+      const Op op = graph_.node(reader).op;
+      if (op == Op::kBatchNorm2d || op == Op::kRelu || op == Op::kConcat) {
+        passed_on.push_back(reader);
+      }
+    }
+  }
+  return last;
+}
+
 void PlanBuilder::ChooseSlices() {
   for (size_t i = 0; i < graph_.nodes().size(); ++i) {
     const auto id = static_cast<NodeId>(i);
@@ -31,7 +53,7 @@ void PlanBuilder::ChooseSlices() {
     bool possible = true;
     for (const NodeId input : node.inputs) {
       const bool twice = std::count(node.inputs.begin(), node.inputs.end(), input) > 1;
-      const bool read_later = graph_.readers(input).back() != id;
+      const bool read_later = LastReader(input, id) > id;
       const bool taken = slices_[static_cast<size_t>(input)].concat != kNoNode;
       if (input == graph_.input() || twice || read_later || taken) possible = false;
     }
@@ -46,9 +68,11 @@ void PlanBuilder::ChooseSlices() {
 }
 
 bool PlanBuilder::NeedsOwnOutputInBackward(NodeId id) const {
-  // ReLU's mask is taken from its output; inside a batch norm it is recomputed from the input.
+  // ReLU's mask is taken from its output; inside a batch norm it is recomputed from the input. A
+  // concatenation without a copy is its inputs, which their other readers may need.
   const Node& node = graph_.node(id);
   if (!plan_.options.backward) return false;
+  if (free_concat_[static_cast<size_t>(id)]) return true;
   if (node.op != Op::kRelu) return false;
   const NodeId producer = node.inputs[0];
   return !(absorbed_[static_cast<size_t>(id)] && graph_.node(producer).op == Op::kBatchNorm2d);
