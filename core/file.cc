@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "core/check.h"
@@ -50,6 +51,16 @@ class FileDescriptor {
  private:
   int fd_;
 };
+
+// What was made or renamed in a folder lasts only once the folder is on disk. Some file systems
+// cannot sync one and say so with other errors than that a device failed.
+absl::Status SyncFolder(const std::string& path) {
+  const FileDescriptor folder(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (folder.get() >= 0 && fsync(folder.get()) != 0 && (errno == EIO || errno == ENOSPC)) {
+    return SystemError("sync folder", path);
+  }
+  return absl::OkStatus();
+}
 
 // An open regular file and its size. Folders, pipes and devices are refused: their size means
 // nothing and reading them could block.
@@ -118,11 +129,7 @@ absl::Status AtomicFile::Commit() {
   if (closed != 0) return SystemError("write", path_);
   if (rename(temporary_.c_str(), path_.c_str()) != 0) return SystemError("write", path_);
   temporary_.clear();
-  // The rename itself lasts only once the folder is on disk. Some file systems cannot sync a
-  // folder; the file is complete all the same.
-  const FileDescriptor folder(open(FolderOf(path_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (folder.get() >= 0) fsync(folder.get());
-  return absl::OkStatus();
+  return SyncFolder(FolderOf(path_));
 }
 
 absl::Status WriteFileAtomically(const std::string& path, absl::string_view contents) {
@@ -154,6 +161,14 @@ absl::StatusOr<std::string> ReadFile(const std::string& path) {
 absl::Status MakeWritableFolder(const std::string& path) {
   if (path.empty()) return absl::InvalidArgumentError("cannot make a folder without a name");
   std::error_code error;
+  // Those that are new, from the innermost on.
+  std::vector<std::filesystem::path> made;
+  auto folder = std::filesystem::absolute(path, error).lexically_normal();
+  if (!folder.has_filename()) folder = folder.parent_path();
+  for (; !std::filesystem::exists(folder, error) && folder.has_relative_path();
+       folder = folder.parent_path()) {
+    made.push_back(folder);
+  }
   std::filesystem::create_directories(path, error);
   if (error) {
     return absl::Status(absl::ErrnoToStatusCode(error.value()),
@@ -167,6 +182,9 @@ absl::Status MakeWritableFolder(const std::string& path) {
   if (!probe.ok()) {
     return absl::Status(probe.status().code(), absl::StrCat("cannot write in folder ", path, ": ",
                                                             probe.status().message()));
+  }
+  for (const auto& one : made) {
+    if (absl::Status s = SyncFolder(FolderOf(one.string())); !s.ok()) return s;
   }
   return absl::OkStatus();
 }

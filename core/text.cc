@@ -64,8 +64,9 @@ absl::StatusOr<int64_t> ParseSize(absl::string_view text) {
   if (unit == 1 && absl::SimpleAtoi(digits, &exact)) return exact;
   double value = 0;
   if (!absl::SimpleAtod(digits, &value)) return bad();
-  value *= unit;
-  if (value >= 0x1p63 || value != std::floor(value)) return bad();
+  if (unit == 1 && value != std::floor(value)) return bad();
+  value *= unit;  // "1.1G" is no whole number of bytes: rounded down
+  if (value >= 0x1p63) return bad();
   return static_cast<int64_t>(value);
 }
 

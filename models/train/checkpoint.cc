@@ -205,6 +205,10 @@ std::string FirstNonFinite(const Graph& graph, const ModelState& state, FiniteCh
     if (what == FiniteCheck::kVectors && parameter.shape.size() > 1) continue;
     if (!finite(state.parameter(static_cast<int>(i)), parameter.count())) return parameter.name;
   }
+  if (what == FiniteCheck::kVectors) return "";
+  for (const StateTensor& tensor : OptimizerTensors(graph, state)) {
+    if (!finite(tensor.data, tensor.count())) return tensor.name;
+  }
   return "";
 }
 

@@ -75,9 +75,9 @@ void UpdateAverage(const Graph& graph, const ModelState& current, double decay, 
 
 // Name of the tensor where a value that is not finite appeared first; empty where all are finite.
 // Of running statistics the first one in forward order; of parameters, which updates make so in
-// backward order, the last one. kVectors looks at vectors alone (batch norms' parameters and
-// statistics, biases): cheap enough for every step, and nothing bad passes a batch norm, forward
-// or backward, without leaving a mark on its vectors.
+// backward order, the last one; then of the optimizer's tensors the first. kVectors looks at
+// vectors alone (batch norms' parameters and statistics, biases): cheap enough for every step, and
+// nothing bad passes a batch norm, forward or backward, without leaving a mark on its vectors.
 enum class FiniteCheck { kVectors, kAll };
 std::string FirstNonFinite(const Graph& graph, const ModelState& state, FiniteCheck what);
 

@@ -101,6 +101,10 @@ absl::StatusOr<Evaluation> Evaluate(const Graph& graph, ModelState* state, const
   CNN_CHECK(options.batch > 0);
   const Shape4 shape = graph.node(graph.input()).shape;
   BatchMaker maker(images, shape.h, shape.w, options.normalization);
+  if (graph.num_classes() > kMaxEvaluatedClasses) {
+    return absl::InvalidArgumentError(absl::StrCat(graph.num_classes(), " classes: at most ",
+                                                   kMaxEvaluatedClasses, " can be evaluated"));
+  }
   Evaluation result;
   std::unique_ptr<Executor> executor;
   std::vector<int64_t> indices;

@@ -36,6 +36,9 @@ struct Evaluation {
   }
 };
 
+// The matrix of confusions has a number for each two of them.
+inline constexpr int64_t kMaxEvaluatedClasses = 10000;
+
 struct EvaluateOptions {
   MeanStd normalization;
   int64_t batch = 128;

@@ -34,6 +34,11 @@ absl::Status CheckAtLeast(absl::string_view flag, int64_t value, int64_t least) 
   return Bad(flag, absl::StrCat(value), absl::StrCat("must be at least ", least));
 }
 
+absl::Status CheckAtMost(absl::string_view flag, int64_t value, int64_t most) {
+  if (value <= most) return absl::OkStatus();
+  return Bad(flag, absl::StrCat(value), absl::StrCat("must be at most ", most));
+}
+
 absl::Status CheckNumber(absl::string_view flag, double value, bool ok, absl::string_view what) {
   if (std::isfinite(value) && ok) return absl::OkStatus();
   return Bad(flag, absl::StrCat(value), absl::StrCat("must be ", what));
@@ -144,6 +149,9 @@ absl::Status Resolve(TrainOptions* options) {
   status.Update(CheckWord("recipe", o.recipe, RecipeNames()));
   status.Update(CheckAtLeast("batch", o.batch, 1));
   status.Update(CheckAtLeast("epochs", o.epochs, o.max_steps > 0 ? 0 : 1));
+  // Epochs times steps of any data set stay far below 2^63.
+  status.Update(CheckAtMost("epochs", o.epochs, 1'000'000));
+  status.Update(CheckAtMost("max_steps", o.max_steps, 1'000'000'000'000));
   status.Update(CheckNumber("lr", o.lr, o.lr > 0 || o.lr == -1, "above 0"));
   status.Update(ParseSchedule(o.schedule).status());
   status.Update(CheckNumber("warmup_epochs", o.warmup_epochs,

@@ -44,6 +44,12 @@ absl::StatusOr<RunConfig> ReadRunConfig(const std::string& folder) {
   config.options = *std::move(options);
   config.target = target->get<std::string>();
   config.train_fingerprint = (*data)["train_fingerprint"].get<uint32_t>();
+  if (data->contains("test_images") && (*data)["test_images"].is_number_integer()) {
+    config.test_images = (*data)["test_images"].get<int64_t>();
+  }
+  if (data->contains("test_fingerprint") && (*data)["test_fingerprint"].is_number_unsigned()) {
+    config.test_fingerprint = (*data)["test_fingerprint"].get<uint32_t>();
+  }
   return config;
 }
 

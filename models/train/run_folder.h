@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -24,6 +25,8 @@ struct RunConfig {
   TrainOptions options;
   std::string target;              // instruction set
   uint32_t train_fingerprint = 0;  // of the training images
+  int64_t test_images = 0;
+  std::optional<uint32_t> test_fingerprint;  // not of runs that began before it was recorded
 };
 // NotFound where the folder holds no run; InvalidArgument names the path.
 absl::StatusOr<RunConfig> ReadRunConfig(const std::string& folder);

@@ -97,6 +97,11 @@ absl::Status Trainer::LoadData() {
 }
 
 absl::Status Trainer::MakePlans() {
+  if (data_.test != nullptr && graph_.num_classes() > kMaxEvaluatedClasses) {
+    return absl::InvalidArgumentError(absl::StrCat("--num_classes=", graph_.num_classes(),
+                                                   ": evaluation can count confusions of at most ",
+                                                   kMaxEvaluatedClasses));
+  }
   // The last partial batch is dropped, unless it is the only one.
   const int64_t images = data_.train->count();
   batch_ = std::min(options_.batch, images);
@@ -196,6 +201,15 @@ absl::Status Trainer::Resume(const RunConfig& config) {
     return absl::InvalidArgumentError(
         absl::StrCat("--data=", options_.data, " is not what the run in ", out_, " began with"));
   }
+  // Accuracies on other images could not be compared with those that chose the best weights.
+  const int64_t test_images = data_.test != nullptr ? data_.test->count() : 0;
+  if (test_images != config.test_images ||
+      (config.test_fingerprint && data_.test != nullptr &&
+       *config.test_fingerprint != data_.test->Fingerprint())) {
+    return absl::InvalidArgumentError(absl::StrCat("--data=", options_.data, ": the ", test_images,
+                                                   " test images are not the ", config.test_images,
+                                                   " that the run in ", out_, " began with"));
+  }
   std::error_code error;
   if (!std::filesystem::exists(Path(kStateFile), error)) {
     restarted_ = true;
@@ -230,6 +244,7 @@ nlohmann::json Trainer::Config(const nlohmann::json& extra_config) const {
   data["classes"] = data_.num_classes;
   data["class_names"] = data_.class_names;
   data["train_fingerprint"] = data_.train->Fingerprint();
+  if (data_.test != nullptr) data["test_fingerprint"] = data_.test->Fingerprint();
   data["mean"] = normalization_.mean;
   data["std"] = normalization_.std;
   nlohmann::json& run = config["run"];

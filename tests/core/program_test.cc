@@ -20,6 +20,7 @@
 ABSL_FLAG(std::string, test_text, "some text", "A text for the test.");
 ABSL_FLAG(bool, test_switch, false, "A switch for the test.");
 ABSL_FLAG(double, test_number, 1.5, "A number for the test.");
+ABSL_FLAG(double, test_depends, -1, "Default: half of the other.");
 
 namespace classicnn {
 namespace {
@@ -196,6 +197,7 @@ TEST(ProgramFlags, HelpListsTheFlagsAndExitsWith0) {
           "--test_text (default: \"some text\")", "A switch for the test.", "extra help"}) {
       EXPECT_THAT(o.out, HasSubstr(part));
     }
+    EXPECT_THAT(o.out, HasSubstr("--test_depends\n")) << "its -1 is no value to give";
   }
 }
 
@@ -258,6 +260,8 @@ TEST(ParseSize, TakesPowersOf1024) {
   EXPECT_EQ(ParseSize("3K").value(), 3 << 10);
   EXPECT_EQ(ParseSize("512M").value(), int64_t{512} << 20);
   EXPECT_EQ(ParseSize("1.5G").value(), int64_t{1536} << 20);
+  EXPECT_EQ(ParseSize("1.1G").value(), 1181116006);
+  EXPECT_EQ(ParseSize("0.3K").value(), 307);
   EXPECT_EQ(ParseSize("2g").value(), int64_t{2} << 30);
   EXPECT_EQ(ParseSize("9223372036854775807").value(), INT64_MAX);
   for (const char* bad : {"", "K", "-1", "1.5", " 1", "1 ", "1e3", "0x10", "inf", "nan", "1T",

@@ -12,7 +12,9 @@
 #include "absl/strings/str_split.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "models/model.h"
 #include "models/state_tensors.h"
+#include "models/train/checkpoint.h"
 #include "models/weights_file.h"
 #include "nlohmann/json.hpp"
 #include "tests/testing/temp_folder.h"
@@ -207,6 +209,49 @@ TEST(TrainerTest, AFinishedRunStaysAsItIs) {
   EXPECT_EQ(written(kStateFile), state);
   EXPECT_EQ(written(kMetricsFile), metrics);
   EXPECT_EQ(written(kLastFile), last);
+}
+
+TEST(TrainerTest, OtherTestImagesAreNotCompared) {
+  TempFolder folder;
+  TrainOptions options = Tiny();
+  Train(options, folder / "run", false, 2, 3, TrainOutcome::kInterrupted);
+  const std::string whole = folder.Read("run/config.json");
+  const auto resume = [&](const char* key, const nlohmann::json& value) {
+    nlohmann::json config = nlohmann::json::parse(whole);
+    EXPECT_TRUE(config["data"].contains(key)) << key;
+    config["data"][key] = value;
+    folder.Write("run/config.json", config.dump());
+    Context ctx(1);
+    return Create(options, folder / "run", true, ctx).status();
+  };
+  for (const auto& status :
+       {resume("test_images", 3), resume("test_images", 0), resume("test_fingerprint", 7u)}) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("test images are not the"));
+  }
+  // Of a run that began before it was recorded.
+  nlohmann::json config = nlohmann::json::parse(whole);
+  config["data"].erase("test_fingerprint");
+  folder.Write("run/config.json", config.dump());
+  Train(options, folder / "run", true, 2, 0, TrainOutcome::kFinished);
+}
+
+TEST(TrainerTest, WhatCannotBeResumedIsNotSaved) {
+  ModelOptions model_options;
+  model_options.image_h = model_options.image_w = 16;
+  const auto graph = BuildModel("mobilenetv1", model_options);
+  ASSERT_TRUE(graph.ok());
+  auto state = ModelState::Create(*graph, Optimizer::kAdamW, nullptr);
+  ASSERT_TRUE(state.ok());
+  (*state)->Initialize(*graph, 1);
+  EXPECT_EQ(FirstNonFinite(*graph, **state, FiniteCheck::kAll), "");
+  // A gradient's square overflows long before the weights do.
+  for (const StateTensor& tensor : OptimizerTensors(*graph, **state)) {
+    const float before = tensor.data[0];
+    tensor.data[0] = std::numeric_limits<float>::infinity();
+    EXPECT_EQ(FirstNonFinite(*graph, **state, FiniteCheck::kAll), tensor.name);
+    tensor.data[0] = before;
+  }
 }
 
 // A full disk or a crash right after the last state was saved.
