@@ -140,6 +140,7 @@ absl::Status LayerCase::Check(double* worst_error) {
     std::fill(scratch_, scratch_ + (workspace_bytes_ + 3) / 4,
               std::numeric_limits<float>::quiet_NaN());
   }
+  SpoilMore();
   RunOptimized();
 
   const std::string what =

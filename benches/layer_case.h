@@ -109,6 +109,8 @@ class LayerCase {
   virtual void Fill() = 0;
   // Brings tensors that are read and updated (running statistics) back to their first values.
   virtual void Rewind() {}
+  // Spoils what CheckMore looks at, before the optimized pass.
+  virtual void SpoilMore() {}
   // What Check compares beside the floats of the outputs.
   virtual absl::Status CheckMore() { return absl::OkStatus(); }
 

@@ -77,9 +77,14 @@ void FillModelInputs(Tensor images, int32_t* labels, int64_t num_classes) {
 }
 
 absl::Status CheckModel(const Graph& graph, PlanOptions options, Context& ctx) {
+  options.algorithm_batch = options.batch;
   options.batch = kCheckBatch;
-  options.memory_limit = 0;
   options.num_threads = ctx.num_threads();
+  if (options.memory_limit > 0) {  // of another batch: then all that can be computed again is
+    const absl::StatusOr<int64_t> least = LeastPlanBytes(graph, options);
+    if (!least.ok()) return least.status();
+    options.memory_limit = *least;
+  }
   const bool updates = options.update != Update::kNone;
 
   auto state =

@@ -18,9 +18,10 @@ inline constexpr uint64_t kModelBenchSeed = 20140901;
 // Images with mean 0 and variance 1, and labels: functions of the seed alone.
 void FillModelInputs(Tensor images, int32_t* labels, int64_t num_classes);
 
-// Runs one pass of a plan with these options, but at a batch of 2, without limit and on freshly
-// initialized weights, and the same on ReferenceModel<float>. Compares, as ||optimized -
-// reference|| / ||reference||, with the bounds of cnn-verify for models in f32:
+// Runs one pass of a plan with these options, but at a batch of 2 (with the algorithms of their own
+// batch), with the least limit instead of any other, and on freshly initialized weights, and the
+// same on ReferenceModel<float>. Compares, as ||optimized - reference|| / ||reference||, with the
+// bounds of cnn-verify for models in f32:
 //   logits; with a loss the loss; in training the running statistics    1e-3
 //   with a backward pass the gradient of every parameter 0.25, and the median of these errors 0.1
 // With an update the gradients are read from the momentum that the first step leaves. Everything is

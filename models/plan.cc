@@ -174,6 +174,16 @@ int64_t PlanBuilder::ParameterBytes(NodeId node) const {
   return count * static_cast<int64_t>(sizeof(float));
 }
 
+Conv2dAlgorithm PlanBuilder::AlgorithmOf(NodeId conv2d, Conv2dPass pass) const {
+  const auto algorithms = [&](int64_t batch) {
+    return Conv2dAlgorithms(graph_.conv2d_shape(conv2d, batch), pass, plan_.options.winograd);
+  };
+  const std::vector<Conv2dAlgorithm> usable = algorithms(batch());
+  if (plan_.options.algorithm_batch <= 0) return usable[0];
+  const Conv2dAlgorithm wanted = algorithms(plan_.options.algorithm_batch)[0];
+  return std::find(usable.begin(), usable.end(), wanted) != usable.end() ? wanted : usable[0];
+}
+
 void PlanBuilder::Emit(Step step) {
   step.ForEachOperand([&](const Operand& o) {
     if (o.role != Role::kWorkspace) step.bytes += o.bytes;

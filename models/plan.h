@@ -34,6 +34,9 @@ struct PlanOptions {
   // of its own (layers/fusion.h).
   bool fusion = true;
   bool winograd = true;
+  // Batch for which convolution algorithms are chosen; 0: `batch`. What cannot run at `batch` is
+  // replaced. To check at a small batch what runs at a large one.
+  int64_t algorithm_batch = 0;
   int num_threads = 1;  // sizes per-thread scratch; never what is computed
   double label_smoothing = 0;
   // Bytes, state included; 0: none (a fused plan computes overlapping max pools again all the

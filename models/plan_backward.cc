@@ -117,16 +117,13 @@ void PlanBuilder::EmitBackward(NodeId id) {
   switch (node.op) {
     case Op::kConv2d: {
       const Conv2dShape s = graph_.conv2d_shape(id, batch());
-      const auto algorithm_of = [&](Conv2dPass pass) {
-        return Conv2dAlgorithms(s, pass, plan_.options.winograd)[0];
-      };
-      const Conv2dAlgorithm algorithm = algorithm_of(Conv2dPass::kBackwardWeights);
+      const Conv2dAlgorithm algorithm = AlgorithmOf(id, Conv2dPass::kBackwardWeights);
       const bool updates = plan_.options.update == Update::kFused && Conv2dUpdates(algorithm);
       const auto set_weights_gradient = [&](Step* step) {
         step->updates = updates;
         if (!updates) step->parameter_gradients = {ParameterGradient(node.parameters[0])};
       };
-      if (input_needs_gradient && algorithm == algorithm_of(Conv2dPass::kBackwardData) &&
+      if (input_needs_gradient && algorithm == AlgorithmOf(id, Conv2dPass::kBackwardData) &&
           Conv2dHasBackward(s, algorithm)) {
         Step step = NewStep(StepKind::kConv2dBackward, Phase::kBackward, id, "backward");
         step.algorithm = algorithm;
@@ -152,7 +149,7 @@ void PlanBuilder::EmitBackward(NodeId id) {
           Step step =
               NewStep(weights ? StepKind::kConv2dBackwardWeights : StepKind::kConv2dBackwardData,
                       Phase::kBackward, id, Conv2dPassName(pass));
-          step.algorithm = algorithm_of(pass);
+          step.algorithm = AlgorithmOf(id, pass);
           dy = ReadGradient(id, &step);
           if (weights) {
             const Operand value = ReadValue(x, &step);

@@ -105,6 +105,7 @@ class PlanBuilder {
   Operand NewWorkspace(const std::string& name, size_t bytes);
   Step NewStep(StepKind kind, Phase phase, NodeId node, const char* suffix) const;
   int64_t ParameterBytes(NodeId node) const;
+  Conv2dAlgorithm AlgorithmOf(NodeId conv2d, Conv2dPass pass) const;
   void Emit(Step step);
   // The node whose value a step of `id` leaves behind: the ReLU fused into it, or itself.
   NodeId Out(NodeId id) const {

@@ -66,7 +66,7 @@ void PlanBuilder::EmitForward(NodeId id) {
   switch (node.op) {
     case Op::kConv2d: {
       const Conv2dShape s = graph_.conv2d_shape(id, batch());
-      step.algorithm = Conv2dAlgorithms(s, Conv2dPass::kForward, plan_.options.winograd)[0];
+      step.algorithm = AlgorithmOf(id, Conv2dPass::kForward);
       step.macs = s.macs();
       step.executed_macs = Conv2dExecutedMacs(s, Conv2dPass::kForward, step.algorithm);
       step.workspace = NewWorkspace(

@@ -234,6 +234,29 @@ TEST(PlanTest, LimitsCostTheLeastTheyCan) {
   }
 }
 
+TEST(PlanTest, AlgorithmsOfAnotherBatch) {
+  for (const std::string& model : ModelNames()) {
+    const Graph graph = *BuildModel(model);
+    PlanOptions options;
+    options.batch = 64;
+    const auto large = MakePlan(graph, options);
+    options.batch = 2;
+    const auto small = MakePlan(graph, options);
+    options.algorithm_batch = 64;
+    const auto as_large = MakePlan(graph, options);
+    ASSERT_TRUE(large.ok() && small.ok() && as_large.ok());
+    const auto algorithms = [](const Plan& plan) {
+      std::map<std::string, Conv2dAlgorithm> by_step;
+      for (const Step& step : plan.steps) {
+        if (step.executed_macs > 0) by_step[step.name] = step.algorithm;
+      }
+      return by_step;
+    };
+    EXPECT_NE(algorithms(*small), algorithms(*large)) << model;
+    EXPECT_EQ(algorithms(*as_large), algorithms(*large)) << model;
+  }
+}
+
 TEST(PlanTest, BadInput) {
   const auto graph = BuildModel("resnet18");
   ASSERT_TRUE(graph.ok());
