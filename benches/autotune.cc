@@ -96,7 +96,7 @@ nlohmann::json TuningCache::ReadChoices(bool quietly) const {
     return nlohmann::json::object();
   };
   if (text->size() > kMostBytes) return ignored("it is too large for a file of choices");
-  auto file = nlohmann::json::parse(*text, nullptr, /*allow_exceptions=*/false);
+  auto file = ParseCache(*text);
   if (file.is_discarded()) return ignored("it is not JSON");
   const auto version = file.is_object() ? file.find(kFormat) : file.end();
   if (!file.is_object() || version == file.end()) return ignored("it is not a file of choices");

@@ -83,9 +83,16 @@ void ModelRunner::TearDown() {
 
 absl::Status ModelRunner::Check(const ModelBenchmark& b) {
   const PlanOptions options = b.plan_options();
-  // Not by threads: results have the same bits on any number of them.
-  const std::string what =
+  // Not by threads: results have the same bits on any number of them. By batch only as far as other
+  // algorithms run.
+  const absl::StatusOr<Plan> plan = b.MakePlan();
+  if (!plan.ok()) return plan.status();
+  std::string what =
       absl::StrCat(b.graph->model(), "/", options.training, "/", static_cast<int>(options.update));
+  for (const classicnn::Step& step : plan->steps) {
+    if (step.macs > 0) absl::StrAppend(&what, ",", Conv2dAlgorithmName(step.algorithm));
+    if (step.recomputed) what += "+";
+  }
   if (checked_.count(what) > 0) return absl::OkStatus();
   if (absl::Status status = CheckModel(*b.graph, options, *ctx_); !status.ok()) return status;
   checked_.insert(what);

@@ -124,6 +124,11 @@ absl::Status Select(Selection& selection) {
   const auto shared = SharedOptions();
   if (!shared.ok()) return shared.status();
   if (absl::Status status = CheckReference(*impls, *shared); !status.ok()) return status;
+  if (NumClassesFlag() < 2) {
+    return absl::InvalidArgumentError(
+        "--num_classes=1: of one class the loss and all gradients are 0, and nothing could be "
+        "checked");
+  }
 
   ModelOptions options;
   options.image_h = options.image_w = ImageSizeFlag();

@@ -136,7 +136,7 @@ class ProbeLock {
 nlohmann::json ReadCache(const std::string& path) {
   const auto text = path.empty() ? absl::NotFoundError("") : ReadFile(path);
   if (!text.ok() || text->size() > (size_t{1} << 20)) return nlohmann::json::object();
-  auto cache = nlohmann::json::parse(*text, nullptr, /*allow_exceptions=*/false);
+  auto cache = ParseCache(*text);
   return cache.is_object() ? cache : nlohmann::json::object();
 }
 

@@ -194,7 +194,9 @@ void BestCopyRates(Team& team, int num_threads, int64_t copy_bytes, ProbeRates* 
   auto from = Arena::Create(bytes, nullptr);
   auto to = Arena::Create(bytes, nullptr);
   if (!from.ok() || !to.ok()) return;
-  std::atomic<bool> late{false};
+  // One for each kind, never taken back: a thread may still have to read that of the first kind
+  // when another has begun with the second.
+  std::atomic<bool> lates[2] = {{false}, {false}};
   team.Run([&](int thread) {
     const int64_t floats = slice / static_cast<int64_t>(sizeof(float));
     const auto part = [&](Arena& arena, int64_t window) {
@@ -206,10 +208,10 @@ void BestCopyRates(Team& team, int num_threads, int64_t copy_bytes, ProbeRates* 
     }
     for (const bool streaming : {false, true}) {
       double best = 0;
+      std::atomic<bool>& late = lates[streaming ? 1 : 0];
       const int64_t deadline_ns = NowNanos() + kBudgetNanos;
       for (int64_t i = 0; i < kPasses * windows && !(late && i > windows); ++i) {
         const int64_t w = i % windows;
-        if (i == 0 && thread == 0) late = false;
         const double seconds = team.Time(thread, [&] {
           if (streaming) {
             HWY_DYNAMIC_DISPATCH(CopyStreaming)(part(**from, w), part(**to, w), floats);

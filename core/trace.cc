@@ -3,6 +3,7 @@
 #include <time.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <limits>
 #include <set>
 
@@ -20,9 +21,11 @@ int64_t NowNanos() {
 }
 
 Tracer::Tracer(int64_t max_events)
-    : events_(static_cast<size_t>(std::max<int64_t>(0, max_events))),
+    : events_(static_cast<Event*>(
+          std::calloc(static_cast<size_t>(std::max<int64_t>(1, max_events)), sizeof(Event)))),
+      max_events_(static_cast<size_t>(std::max<int64_t>(0, max_events))),
       block_(max_events >= 10000 ? 64 : 1) {
-  CNN_CHECK(max_events >= 0, max_events, " events");
+  CNN_CHECK(max_events >= 0 && events_ != nullptr, max_events, " events");
   RetireBlocks();
 }
 
@@ -40,7 +43,7 @@ Tracer::Event* Tracer::TakeEvent() {
   thread_local Block block;
   if (block.generation != generation_ || block.next == block.end) {
     const auto first = static_cast<size_t>(next_.fetch_add(block_, std::memory_order_relaxed));
-    const size_t end = std::min(first + static_cast<size_t>(block_), events_.size());
+    const size_t end = std::min(first + static_cast<size_t>(block_), max_events_);
     block = {generation_, std::min(first, end), end};
     if (first >= end) {
       dropped_.fetch_add(1, std::memory_order_relaxed);
@@ -50,7 +53,7 @@ Tracer::Event* Tracer::TakeEvent() {
   return &events_[block.next++];
 }
 
-size_t Tracer::Taken() const { return std::min(static_cast<size_t>(next_.load()), events_.size()); }
+size_t Tracer::Taken() const { return std::min(static_cast<size_t>(next_.load()), max_events_); }
 
 void Tracer::Span(const char* name, const char* category, int worker, int64_t begin_ns,
                   int64_t end_ns) {
@@ -66,7 +69,7 @@ void Tracer::Counter(const char* name, int64_t at_ns, int64_t value) {
 int64_t Tracer::dropped() const { return dropped_; }
 
 void Tracer::Clear() {
-  std::fill_n(events_.begin(), Taken(), Event());
+  std::fill_n(events_.get(), Taken(), Event());
   next_ = 0;
   dropped_ = 0;
   kept_ = 0;

@@ -4,9 +4,10 @@
 
 #include <atomic>
 #include <cstdint>
+#include <cstdlib>
+#include <memory>
 #include <set>
 #include <string>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
@@ -53,7 +54,12 @@ class Tracer {
   size_t Taken() const;
   void RetireBlocks();  // threads take new ones for what they record from now on
 
-  std::vector<Event> events_;
+  struct Free {
+    void operator()(Event* events) const { std::free(events); }
+  };
+  // All zero, so as good as constructed. Memory that no event came to is never touched.
+  std::unique_ptr<Event[], Free> events_;
+  const size_t max_events_;
   const int64_t block_;          // events
   std::set<std::string> names_;  // those copied; a set's strings stay where they are
   size_t kept_ = 0;              // events before this one have copied names

@@ -4,6 +4,8 @@
 #include <filesystem>
 #include <system_error>
 
+#include "nlohmann/json.hpp"
+
 namespace classicnn {
 
 std::string UserCachePath(const char* variable, const std::string& name) {
@@ -16,6 +18,14 @@ std::string UserCachePath(const char* variable, const std::string& name) {
   std::string base = absolute("XDG_CACHE_HOME");
   if (base.empty() && !absolute("HOME").empty()) base = absolute("HOME") + "/.cache";
   return base.empty() ? "" : base + "/classicnn/" + name;
+}
+
+nlohmann::json ParseCache(const std::string& text) {
+  constexpr int kDeepest = 8;
+  const auto keep = [](int depth, nlohmann::json::parse_event_t, const nlohmann::json&) {
+    return depth <= kDeepest;
+  };
+  return nlohmann::json::parse(text, keep, /*allow_exceptions=*/false);
 }
 
 void MakeCacheFolder(const std::string& path) {

@@ -37,10 +37,11 @@ absl::StatusOr<std::unique_ptr<Executor>> Executor::Create(const Graph& graph, P
 Executor::Executor(const Graph& graph, Plan plan, ModelState* state, Context& ctx)
     : graph_(graph), plan_(std::move(plan)), state_(state), ctx_(ctx) {
   gradients_.resize(graph.parameters().size());
+  const int64_t state_bytes = Total(ModelState::Bytes(graph, state->optimizer()));
   for (size_t i = 0; i < plan_.steps.size(); ++i) {
     const Step& step = plan_.steps[i];
     for (const Operand& o : step.parameter_gradients) gradients_[static_cast<size_t>(o.index)] = o;
-    live_bytes_.push_back(Total(plan_.LiveBytes(static_cast<int>(i))));
+    live_bytes_.push_back(state_bytes + Total(plan_.LiveBytes(static_cast<int>(i))));
     last_phase_ = std::max(last_phase_, step.phase);
   }
 }

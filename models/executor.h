@@ -101,7 +101,7 @@ class Executor {
   Context& ctx_;
   std::unique_ptr<Arena> arena_;
   std::vector<Operand> gradients_;      // by parameter
-  std::vector<int64_t> live_bytes_;     // by step, for the trace
+  std::vector<int64_t> live_bytes_;     // by step, the state's included, for the trace
   Phase last_phase_ = Phase::kForward;  // of the plan
   UpdateParams update_;
   uint64_t dropout_seed_ = 0;

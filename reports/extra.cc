@@ -108,6 +108,7 @@ absl::Status MeasureExtra(const MeasureOptions& options, Results* results, Progr
   progress->Update(0, 1, "single claims");
   for (const std::string& model : results->model_order) {
     ModelOptions thousand, large;
+    thousand.image_h = thousand.image_w = options.image_size;
     thousand.num_classes = 1000;
     large.image_h = large.image_w = 224;
     large.num_classes = 1000;

@@ -66,10 +66,13 @@ std::vector<std::pair<std::string, double>> SecondsByType(const PassResult& pass
   return result;
 }
 
-double StepSeconds(const PassResult& pass) {
-  double sum = 0;
-  for (const TypeResult& type : pass.types) sum += type.seconds.median();
-  return sum;
+double BetweenKernels(const PassResult& pass) {
+  std::vector<double> rest = pass.seconds.samples;
+  for (const TypeResult& type : pass.types) {
+    if (type.seconds.samples.size() != rest.size()) return 0;  // not of the same steps
+    for (size_t i = 0; i < rest.size(); ++i) rest[i] -= type.seconds.samples[i];
+  }
+  return rest.empty() ? 0 : std::max(0.0, Quantile(rest, 0.5));
 }
 
 Table ComparisonTable(const ReportInput& input) {

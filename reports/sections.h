@@ -56,8 +56,8 @@ Cell FigureCell(const ReportInput& input, const std::string& key, const std::str
 std::string ModelTitle(const std::string& model);
 // Median seconds of a training step by layer type, all passes, longest first.
 std::vector<std::pair<std::string, double>> SecondsByType(const PassResult& pass);
-// The sum of all steps' medians: what shares are taken of.
-double StepSeconds(const PassResult& pass);
+// What of a step no kernel takes, the median over its samples.
+double BetweenKernels(const PassResult& pass);
 
 }  // namespace classicnn
 

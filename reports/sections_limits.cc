@@ -267,7 +267,7 @@ Section BoundsSection(const ReportInput& input) {
     if (!(roof > 0) || !(step > 0)) continue;
     const BoundResult arithmetic = FindBound(pass, "arithmetic"),
                       memory = FindBound(pass, "memory"), small = FindBound(pass, "small");
-    const double between = std::max(0.0, step - StepSeconds(pass));
+    const double between = BetweenKernels(pass);
     const double shares[] = {arithmetic.seconds.median() / step, memory.seconds.median() / step,
                              small.seconds.median() / step, between / step};
     for (size_t i = 0; i < series.size(); ++i) series[i].values.push_back(shares[i]);

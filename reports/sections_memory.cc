@@ -38,7 +38,7 @@ struct RoofPoint {
 std::vector<RoofPoint> RoofPoints(const Results& r, const std::string& model) {
   std::vector<RoofPoint> points;
   const PassResult& pass = r.model(model).train_step;
-  const double all = StepSeconds(pass);
+  const double all = pass.seconds.median();
   for (const TypeResult& type : pass.types) {
     const double seconds = type.seconds.median();
     if (seconds < 0.002 * all || type.bytes == 0) continue;  // too short to say anything

@@ -32,7 +32,7 @@ TypeShare ShareOf(const ModelResult& m, const std::string& type) {
     s.seconds += t.seconds.median();
     macs += static_cast<double>(t.macs);
   }
-  s.share = s.seconds / std::max(1e-12, StepSeconds(m.train_step));
+  s.share = s.seconds / std::max(1e-12, m.train_step.seconds.median());
   s.mac_share = macs / std::max(1.0, all_macs);
   if (s.seconds > 0) s.flops_per_second = 2 * macs / s.seconds;
   return s;
@@ -221,7 +221,9 @@ Section ClaimsSection(const ReportInput& input) {
       "or "
       "of 1000 classes. Verdicts are made from the measured values. A number holds within 5% and "
       "differs within 15%. A range holds inside it; above it a speed-up, a gain or an accuracy "
-      "differs, for as a least value it is right. Counts and orders hold only where they are the "
+      "differs, for as a least value it is right; accuracies are stated in whole percents, and "
+      "half "
+      "a percent of rounding is allowed. Counts and orders hold only where they are the "
       "same. ",
       CountVerdicts(models, single)));
   std::string subject;
@@ -289,6 +291,7 @@ Section AccuracySection(const ReportInput& input) {
   for (const TrainingRun& run : input.runs) {
     const TrainedEpoch *last = run.last(), *best = run.best();
     double seconds = 0;
+    bool resumed = false;  // then the time before is not known
     std::vector<double> rates;
     PointSeries curve{names[index], PaletteColor(index), {}};
     ++index;
@@ -300,6 +303,7 @@ Section AccuracySection(const ReportInput& input) {
     train.dashed = true;
     for (const TrainedEpoch& e : run.epochs) {
       seconds += e.seconds;
+      resumed = resumed || e.resumed;
       rates.push_back(e.images_per_second);
       train.points.push_back({static_cast<double>(e.epoch), e.train_loss});
       if (e.test_accuracy < 0) continue;
@@ -307,7 +311,6 @@ Section AccuracySection(const ReportInput& input) {
       curve.points.push_back({static_cast<double>(e.epoch), e.test_accuracy});
       curve.point_labels.push_back(absl::StrCat(run.model, ", epoch ", e.epoch));
     }
-    std::sort(rates.begin(), rates.end());
     table.rows.push_back(
         {absl::StrCat("`", run.path, "`"), run.model, run.data,
          run.augment.empty() ? "not recorded" : run.augment,
@@ -318,7 +321,8 @@ Section AccuracySection(const ReportInput& input) {
          best == nullptr
              ? "–"
              : absl::StrCat(FormatPercent(best->test_accuracy), " in epoch ", best->epoch),
-         rates.empty() ? "–" : FormatDigits(rates[rates.size() / 2], 3), FormatSeconds(seconds),
+         rates.empty() ? "–" : FormatDigits(Quantile(rates, 0.5), 3),
+         absl::StrCat(resumed ? "over " : "", FormatSeconds(seconds)),
          run.machine.empty() ? "not recorded" : run.machine});
     if (!curve.points.empty()) curves.push_back(std::move(curve));
     for (PointSeries* loss : {&train, &test}) {

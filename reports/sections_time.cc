@@ -84,7 +84,7 @@ std::string NormText(const Results& r) {
   double least = 1, most = 0;
   for (const auto& [name, model] : r.models) {
     const double share =
-        TypeSeconds(model.train_step, type) / std::max(1e-12, StepSeconds(model.train_step));
+        TypeSeconds(model.train_step, type) / std::max(1e-12, model.train_step.seconds.median());
     least = std::min(least, share);
     most = std::max(most, share);
   }
@@ -187,7 +187,7 @@ Section LayerTypesSection(const ReportInput& input) {
     for (const std::string& name : r.model_order) {
       const PassResult& pass = r.model(name).train_step;
       const double seconds = TypeSeconds(pass, type);
-      const double share = seconds / std::max(1e-12, StepSeconds(pass));
+      const double share = seconds / std::max(1e-12, pass.seconds.median());
       bar.values.push_back(share);
       if (seconds == 0) {
         row.push_back({"–", "", Tone::kMuted});
@@ -222,7 +222,7 @@ Section LayersSection(const ReportInput& input) {
     std::stable_sort(layers.begin(), layers.end(), [](const auto* a, const auto* b) {
       return LayerSeconds(*a) > LayerSeconds(*b);
     });
-    const double all = StepSeconds(m.train_step);
+    const double all = m.train_step.seconds.median();
     double ten = 0;
     Table table;
     table.header = {"layer", "type",    "input",    "output", "algorithm", "parameters",
@@ -318,7 +318,7 @@ Section ScalingSection(const ReportInput& input) {
       Series& bar = bars[name];
       bar.values.push_back(after > 0 ? before / after : 0);
       // Ratios of a few microseconds say nothing.
-      const bool shown = after > 0 && after > 1e-3 * StepSeconds(scaling.back());
+      const bool shown = after > 0 && after > 1e-3 * scaling.back().seconds.median();
       row.push_back(shown ? Cell(FormatTimes(before / after)) : Cell("–", "", Tone::kMuted));
     }
     types.rows.push_back(std::move(row));

@@ -171,11 +171,14 @@ Claim AugmentationGain(const Evidence& e) {
     const TrainingRun* with = FindRun(e.runs, model, true);
     const TrainingRun* without = FindRun(e.runs, model, false);
     if (with == nullptr || without == nullptr) continue;
+    if (with->epochs.back().epoch != without->epochs.back().epoch) continue;  // says nothing
     gains.push_back(with->last()->test_accuracy - without->last()->test_accuracy);
     parts.push_back(absl::StrCat(model, " ", FormatSignedPercent(gains.back())));
   }
   if (gains.empty()) {
-    return NotMeasured(subject, "give runs of a model with and without augmentation to --runs");
+    return NotMeasured(
+        subject,
+        "give runs of a model with and without augmentation, of as many epochs, to --runs");
   }
   double mean = 0;
   for (const double gain : gains) mean += gain / static_cast<double>(gains.size());

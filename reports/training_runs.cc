@@ -61,6 +61,7 @@ TrainedEpoch ParseEpoch(const nlohmann::json& j) {
   }
   e.images_per_second = number("images_per_second");
   e.seconds = number("seconds");
+  e.resumed = j.contains("timed_steps");
   return e;
 }
 

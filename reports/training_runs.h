@@ -15,6 +15,7 @@ struct TrainedEpoch {
   double train_loss = 0, train_accuracy = 0;
   double test_loss = 0, test_accuracy = -1;  // below 0: not evaluated in this epoch
   double images_per_second = 0, seconds = 0;
+  bool resumed = false;  // within the epoch: the time is that of its last part
 };
 
 struct TrainingRun {

@@ -152,6 +152,7 @@ absl::StatusOr<TrainOutcome> Trainer::RunToTheEnd(const TrainCallbacks& callback
     }
     if (!evaluated.ok()) return evaluated;
     result.seconds = Seconds(NowNanos() - began_ns);
+    result.timed_steps = position_.step - began_step;
     result.peak_bytes = ctx_.memory().peak();
     // The line first: a crash before the state is written takes it back (CutMetrics).
     if (absl::Status s = LogEpoch(result); !s.ok()) return s;
@@ -342,6 +343,9 @@ absl::Status Trainer::LogEpoch(const EpochResult& result) {
   line["test_accuracy"] = optional(result.test_accuracy);
   line["images_per_second"] = result.images_per_second;
   line["seconds"] = result.seconds;
+  // An epoch that a resumed run went on with: its time is that of its last steps.
+  const int64_t steps = result.step - (result.epoch - 1) * steps_per_epoch_;
+  if (result.timed_steps < steps) line["timed_steps"] = result.timed_steps;
   line["lr"] = result.lr;
   line["peak_bytes"] = result.peak_bytes;
   if (absl::Status s = metrics_->Append(line); !s.ok()) return s;

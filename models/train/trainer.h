@@ -38,6 +38,7 @@ struct EpochResult {
   std::optional<double> test_loss, test_accuracy;  // of the weights in last.safetensors
   double images_per_second = 0;                    // while training
   double seconds = 0;                              // evaluation included
+  int64_t timed_steps = 0;                         // that they took, of the epoch's
   double lr = 0;                                   // of the last step
   int64_t peak_bytes = 0;
 };

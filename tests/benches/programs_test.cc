@@ -546,6 +546,7 @@ TEST(BenchModels, BadUsageExitsWith2AndNamesTheFlag) {
       {{"--memory_limit=lots"}, "--memory_limit"},
       {{"--memory_limit=1M"}, "at least"},
       {{"--impl=reference", "--memory_limit=2G"}, "--memory_limit does not go with"},
+      {{"--num_classes=1"}, "--num_classes"},
       {{"--impl=reference", "--profile"}, "--profile does not go with"},
       {{"--impl=reference", "--trace=/tmp/none.json"}, "--trace does not go with"},
       {{"--image_size=4"}, "--image_size"},

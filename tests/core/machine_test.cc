@@ -85,6 +85,22 @@ TEST_F(MachinePeaksTest, AreMeasuredRememberedAndReadBack) {
   EXPECT_EQ(json.at("fma_flops"), 123.0);
 }
 
+TEST_F(MachinePeaksTest, DamageHoweverDeepIsIgnored) {
+  constexpr size_t kLevels = 200'000;
+  ASSERT_TRUE(WriteFileAtomically(
+                  path_, "{\"x\":" + std::string(kLevels, '[') + std::string(kLevels, ']') + "}")
+                  .ok());
+  EXPECT_TRUE(GetMachinePeaks(1).ok());
+  EXPECT_LT(ReadFile(path_).value().size(), 2000u) << "and not written back";
+}
+
+// Copying ends at the same window on all threads, also where the budget is over at once.
+TEST(RunProbeTest, EndsOnManyThreads) {
+  const ProbeRates rates = RunProbe(4, int64_t{64} << 20);
+  EXPECT_GT(rates.ordinary_copy, 0);
+  EXPECT_GT(rates.streaming_copy, 0);
+}
+
 TEST_F(MachinePeaksTest, AreTheBestOfTheFirstThreePrograms) {
   // To this process a cache of another name is that of another program.
   ASSERT_TRUE(GetMachinePeaks(1).ok());

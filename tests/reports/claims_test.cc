@@ -166,6 +166,10 @@ TEST(SingleClaimsTest, AugmentationNeedsBothRuns) {
   const Claim claim = Find(CheckSingleClaims(r, {with, without}), "Augmentation");
   EXPECT_EQ(claim.verdict, Verdict::kHolds);
   EXPECT_THAT(claim.measured, HasSubstr("+2.5%"));
+  TrainingRun longer = with;
+  longer.epochs.back().epoch = 30;
+  EXPECT_EQ(Find(CheckSingleClaims(r, {longer, without}), "Augmentation").verdict,
+            Verdict::kNotMeasured);
 }
 
 }  // namespace

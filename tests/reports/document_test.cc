@@ -228,6 +228,18 @@ TEST(ReportTest, LeavesOutWhatWasNotMeasured) {
   EXPECT_FALSE(std::regex_search(html, std::regex("[^a-z](nan|inf)[^a-z]")));
 }
 
+// Medians of parts do not add up to that of the whole; what lies between is known of each step.
+TEST(ReportTest, BetweenKernelsIsWhatEachStepLeaves) {
+  PassResult pass = MakePass(64, 2, 1.0);
+  pass.seconds.samples = {1.0, 2.0, 3.0};
+  pass.types.resize(2);
+  pass.types[0].seconds.samples = {0.5, 1.8, 0.9};
+  pass.types[1].seconds.samples = {0.4, 0.1, 2.0};
+  EXPECT_NEAR(BetweenKernels(pass), 0.1, 1e-12);
+  pass.types[1].seconds.samples = {0.4};
+  EXPECT_EQ(BetweenKernels(pass), 0) << "not of the same steps";
+}
+
 TEST(ReportTest, ShowsChangesAgainstABaseline) {
   ReportInput input;
   input.results = MakeResults();

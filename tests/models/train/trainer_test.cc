@@ -64,7 +64,8 @@ std::vector<nlohmann::json> Metrics(const TempFolder& folder, const std::string&
        absl::StrSplit(folder.Read(run + "/metrics.jsonl"), '\n', absl::SkipEmpty())) {
     auto line = nlohmann::json::parse(text.begin(), text.end());
     // What a clock or an allocator decides.
-    for (const char* key : {"seconds", "images_per_second", "peak_bytes"}) line.erase(key);
+    for (const char* key : {"seconds", "images_per_second", "peak_bytes", "timed_steps"})
+      line.erase(key);
     lines.push_back(line);
   }
   return lines;
