@@ -1,5 +1,6 @@
 // cnn-eval: how good trained weights are on a set of images, or what one picture shows.
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <memory>
 #include <numeric>
@@ -31,7 +32,10 @@ ABSL_FLAG(std::string, weights, "", "Weight file (safetensors), such as RUN/last
 ABSL_FLAG(std::string, data, "synthetic",
           "A folder with CIFAR-10's binary files, a folder with idx files, or synthetic.");
 ABSL_FLAG(std::string, split, "test", "Images to evaluate on: test or train.");
-ABSL_FLAG(std::string, image, "", "A PNG or JPEG of any size: prints its most probable classes.");
+ABSL_FLAG(
+    std::string, image, "",
+    "A PNG or JPEG of any size: prints its most probable classes. Pixels are taken as they are "
+    "stored: a camera's note of how it was held is not heeded.");
 ABSL_FLAG(int64_t, batch, 128, "Images evaluated at a time.");
 ABSL_FLAG(bool, flip, false, "Take the mean over every image and its mirror image.");
 ABSL_FLAG(std::string, mean, "",
@@ -233,6 +237,10 @@ absl::Status EvaluateData(Loaded& loaded, Context& ctx) {
 
   std::printf("model %s, %lld %s images of %s\n", loaded.graph.model().c_str(),
               static_cast<long long>(e->images), split.c_str(), data_options.source.c_str());
+  if (!std::isfinite(e->loss)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        absl::GetFlag(FLAGS_weights), ": the network's outputs are not finite: no class is right"));
+  }
   std::printf("loss  %.6f\ntop-1 %.2f%%\ntop-5 %.2f%%\n\n", e->loss, 100 * e->accuracy(),
               100 * e->top5_accuracy());
   std::printf("accuracy by class\n");
@@ -258,6 +266,11 @@ absl::Status ClassifyImage(Loaded& loaded, Context& ctx) {
       ClassProbabilities(loaded.graph, loaded.state.get(), *images, loaded.normalization,
                          absl::GetFlag(FLAGS_flip), ctx);
   if (!probabilities.ok()) return probabilities.status();
+  if (std::any_of(probabilities->begin(), probabilities->end(),
+                  [](double p) { return !std::isfinite(p); })) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(absl::GetFlag(FLAGS_weights), ": the network's outputs are not finite"));
+  }
   std::vector<int64_t> order(probabilities->size());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {

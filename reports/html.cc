@@ -131,7 +131,7 @@ std::string RenderHtml(const Document& document) {
   }
   root.set("sections", sections);
 
-  mustache::mustache page(std::string(assets::kIndexHtml));
+  mustache::mustache page{std::string(assets::kIndexHtml)};
   CNN_CHECK(page.is_valid(), page.error_message());
   return page.render(root);
 }

@@ -16,8 +16,9 @@ constexpr int64_t kRecord = 1 + 3 * kPlane;
 constexpr int64_t kClasses = 10;
 
 bool Exists(const std::string& path) {
+  // A link that leads nowhere is there: that it cannot be read is to be said.
   std::error_code error;
-  return std::filesystem::exists(path, error);
+  return std::filesystem::exists(std::filesystem::symlink_status(path, error));
 }
 
 std::string BatchPath(const std::string& folder, int number) {

@@ -238,6 +238,12 @@ bool IsIdxFolder(const std::string& folder) {
   return false;
 }
 
+// Of a folder's path.
+std::string LastName(const std::string& folder) {
+  const auto path = std::filesystem::path(folder).lexically_normal();
+  return (path.has_filename() ? path : path.parent_path()).filename().string();
+}
+
 absl::StatusOr<Dataset> LoadIdx(const DataOptions& options, MemoryTracker* tracker) {
   Dataset data;
   data.kind = "idx";
@@ -260,12 +266,16 @@ absl::StatusOr<Dataset> LoadIdx(const DataOptions& options, MemoryTracker* track
     data.test = *std::move(test);
     count_classes(*data.test);
   }
+  // The images of one split may lack the last classes that the others have.
+  if (!options.train || !options.test) {
+    data.num_classes = std::max(data.num_classes, options.num_classes);
+  }
   if (absl::Status s = CheckClasses(data.num_classes, options.source, options.num_classes);
       !s.ok()) {
     return s;
   }
   if (data.num_classes == 10 &&
-      absl::StrContains(absl::AsciiStrToLower(options.source), "fashion")) {
+      absl::StrContains(absl::AsciiStrToLower(LastName(options.source)), "fashion")) {
     data.class_names = {"T-shirt/top", "trouser", "pullover", "dress", "coat",
                         "sandal",      "shirt",   "sneaker",  "bag",   "ankle boot"};
   }

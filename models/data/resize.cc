@@ -28,8 +28,7 @@ Resizer::Axis Resizer::MakeAxis(int64_t from, int64_t to) {
 }
 
 Resizer::Resizer(int64_t from_height, int64_t from_width, int64_t to_height, int64_t to_width)
-    : from_height_(from_height),
-      from_width_(from_width),
+    : from_width_(from_width),
       to_height_(to_height),
       to_width_(to_width),
       rows_(MakeAxis(from_height, to_height)),

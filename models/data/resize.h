@@ -26,7 +26,7 @@ class Resizer {
   };
   static Axis MakeAxis(int64_t from, int64_t to);
 
-  int64_t from_height_, from_width_, to_height_, to_width_;
+  int64_t from_width_, to_height_, to_width_;
   Axis rows_, columns_;
 };
 

@@ -32,11 +32,19 @@ absl::StatusOr<std::unique_ptr<Executor>> MakeExecutor(const Graph& graph, Model
   return Executor::Create(graph, *std::move(plan), state, ctx);
 }
 
-// Probabilities by image; with `flip` the mean over the image and its mirror image.
+// log((exp(a) + exp(b)) / 2).
+double LogMeanExp(double a, double b) {
+  const double larger = std::max(a, b);
+  if (!(larger > -std::numeric_limits<double>::infinity())) return larger + (a + b);
+  return larger + std::log((std::exp(a - larger) + std::exp(b - larger)) / 2);
+}
+
+// Logarithms of probabilities by image; with `flip` of the mean over the image and its mirror
+// image.
 std::vector<std::vector<double>> Predict(Executor& executor, BatchMaker& maker,
                                          const std::vector<int64_t>& indices, bool flip,
                                          Context& ctx) {
-  std::vector<std::vector<double>> probabilities(indices.size());
+  std::vector<std::vector<double>> result(indices.size());
   for (int pass = 0; pass < (flip ? 2 : 1); ++pass) {
     BatchRequest request;
     request.images = indices;
@@ -45,13 +53,14 @@ std::vector<std::vector<double>> Predict(Executor& executor, BatchMaker& maker,
     executor.Forward();
     const ConstTensor logits = executor.logits();
     for (size_t i = 0; i < indices.size(); ++i) {
-      const std::vector<double> p = Softmax(logits.Pixel(static_cast<int64_t>(i)), logits.c);
-      auto& sum = probabilities[i];
-      sum.resize(p.size());
-      for (size_t c = 0; c < p.size(); ++c) sum[c] += flip ? p[c] / 2 : p[c];
+      std::vector<double> p = LogSoftmax(logits.Pixel(static_cast<int64_t>(i)), logits.c);
+      if (pass == 1) {
+        for (size_t c = 0; c < p.size(); ++c) p[c] = LogMeanExp(result[i][c], p[c]);
+      }
+      result[i] = std::move(p);
     }
   }
-  return probabilities;
+  return result;
 }
 
 }  // namespace
@@ -65,32 +74,33 @@ double Evaluation::class_accuracy(int64_t actual) const {
   return Part(confused(actual, actual), count(actual));
 }
 
-std::vector<double> Softmax(const float* logits, int64_t classes) {
+std::vector<double> LogSoftmax(const float* logits, int64_t classes) {
   std::vector<double> p(logits, logits + classes);
   const double largest = *std::max_element(p.begin(), p.end());
   double sum = 0;
-  for (double& v : p) sum += v = std::exp(v - largest);
-  for (double& v : p) v /= sum;
+  for (const double v : p) sum += std::exp(v - largest);
+  const double log_sum = largest + std::log(sum);
+  for (double& v : p) v -= log_sum;
   return p;
 }
 
-void AddPrediction(const std::vector<double>& probabilities, int32_t label, Evaluation* result) {
-  const auto classes = static_cast<int64_t>(probabilities.size());
+void AddPrediction(const std::vector<double>& log_probabilities, int32_t label,
+                   Evaluation* result) {
+  const auto classes = static_cast<int64_t>(log_probabilities.size());
   if (result->confusion.empty()) {
     result->classes = classes;
     result->confusion.assign(static_cast<size_t>(classes * classes), 0);
   }
-  const double p = probabilities[static_cast<size_t>(label)];
+  const double p = log_probabilities[static_cast<size_t>(label)];
   int64_t before = 0;  // classes that rank above the label; of equals the first one does
   int64_t predicted = 0;
   for (int64_t c = 0; c < classes; ++c) {
-    const double q = probabilities[static_cast<size_t>(c)];
+    const double q = log_probabilities[static_cast<size_t>(c)];
     if (!(q < p) && c != label && (q != p || c < label)) ++before;
-    if (q > probabilities[static_cast<size_t>(predicted)]) predicted = c;
+    if (q > log_probabilities[static_cast<size_t>(predicted)]) predicted = c;
   }
   ++result->images;
-  result->loss -= std::log(std::max(p, std::numeric_limits<double>::min()));
-  if (std::isnan(p)) result->loss = p;
+  result->loss -= p;
   if (before < 1) ++result->top1;
   if (before < 5) ++result->top5;
   ++result->confusion[static_cast<size_t>(label * classes + predicted)];
@@ -118,9 +128,9 @@ absl::StatusOr<Evaluation> Evaluate(const Graph& graph, ModelState* state, const
       executor = *std::move(made);
     }
     std::iota(indices.begin(), indices.end(), begin);
-    const auto probabilities = Predict(*executor, maker, indices, options.flip, ctx);
+    const auto predictions = Predict(*executor, maker, indices, options.flip, ctx);
     for (int64_t i = 0; i < batch; ++i) {
-      AddPrediction(probabilities[static_cast<size_t>(i)], images.label(begin + i), &result);
+      AddPrediction(predictions[static_cast<size_t>(i)], images.label(begin + i), &result);
     }
     if (options.progress) options.progress(begin + batch, images.count());
     if (options.cancelled && options.cancelled()) {
@@ -139,7 +149,9 @@ absl::StatusOr<std::vector<double>> ClassProbabilities(const Graph& graph, Model
   BatchMaker maker(images, shape.h, shape.w, normalization);
   auto executor = MakeExecutor(graph, state, 1, {}, ctx);
   if (!executor.ok()) return executor.status();
-  return Predict(**executor, maker, {0}, flip, ctx).front();
+  std::vector<double> p = Predict(**executor, maker, {0}, flip, ctx).front();
+  for (double& v : p) v = std::exp(v);
+  return p;
 }
 
 }  // namespace classicnn

@@ -55,16 +55,18 @@ struct EvaluateOptions {
 absl::StatusOr<Evaluation> Evaluate(const Graph& graph, ModelState* state, const ImageSet& images,
                                     const EvaluateOptions& options, Context& ctx);
 
-// Probabilities of each class for the first image of a set.
+// Probabilities of each class for the first image of a set; not finite where the logits are not.
 absl::StatusOr<std::vector<double>> ClassProbabilities(const Graph& graph, ModelState* state,
                                                        const ImageSet& images,
                                                        const MeanStd& normalization, bool flip,
                                                        Context& ctx);
 
-// Adds one image: `probabilities` of each class, and the loss from its label's.
-void AddPrediction(const std::vector<double>& probabilities, int32_t label, Evaluation* result);
-// exp(z) / sum of exp(z), in double.
-std::vector<double> Softmax(const float* logits, int64_t classes);
+// Adds one image by the logarithms of its classes' probabilities: probabilities themselves would
+// vanish, and with them ranks and losses, where logits are far apart. One that is not a number is
+// predicted as nothing right, and makes the loss so.
+void AddPrediction(const std::vector<double>& log_probabilities, int32_t label, Evaluation* result);
+// z - log(sum of exp(z)), in double.
+std::vector<double> LogSoftmax(const float* logits, int64_t classes);
 
 }  // namespace classicnn
 

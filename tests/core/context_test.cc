@@ -9,6 +9,8 @@
 
 #include "core/trace.h"
 #include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "tests/testing/temp_folder.h"
 
 namespace classicnn {
 namespace {
@@ -109,6 +111,20 @@ TEST(Context, TracesPiecesOfAllThreads) {
   ctx.set_tracer(nullptr);
   EXPECT_EQ(runs.load(), 100);
   EXPECT_EQ(tracer.dropped(), 0);
+  TempFolder folder;
+  ASSERT_TRUE(tracer.WriteJson(folder / "trace.json").ok());
+  const auto trace = nlohmann::json::parse(folder.Read("trace.json"));
+  int spans = 0;
+  for (const auto& event : trace.at("traceEvents")) {
+    if (event.at("ph") != "X") continue;
+    ++spans;
+    EXPECT_EQ(event.at("name"), "zone");
+    EXPECT_GE(event.at("tid").get<int>(), 0);
+    EXPECT_LT(event.at("tid").get<int>(), 3);
+    EXPECT_GE(event.at("dur").get<double>(), 0);
+  }
+  EXPECT_GE(spans, 1);
+  EXPECT_LE(spans, 100) << "a thread's pieces that follow each other may be one";
 }
 
 }  // namespace

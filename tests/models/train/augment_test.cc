@@ -230,6 +230,61 @@ TEST(AugmentTest, JitterKeepsTheImageRecognizableAndInRange) {
   EXPECT_GT(difference / static_cast<double>(plain.size()), 0.005);
 }
 
+// Images of two colours, the left and the right half, that no factor takes to a border: what became
+// of them tells the factors of each image, and that the formulas are as they should be.
+TEST(AugmentTest, JitterIsBrightnessContrastAndSaturation) {
+  constexpr double kHalves[2][3] = {{80, 100, 120}, {180, 160, 140}};
+  auto images = ImageSet::Create(200, 32, 32, 3, nullptr);
+  ASSERT_TRUE(images.ok());
+  for (int64_t n = 0; n < 200; ++n) {
+    for (int64_t p = 0; p < 32 * 32; ++p) {
+      for (int64_t c = 0; c < 3; ++c) {
+        images->image(n)[p * 3 + c] = static_cast<uint8_t>(kHalves[p % 32 / 16][c]);
+      }
+    }
+  }
+  const auto grey = [](const double* rgb) {
+    return 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2];
+  };
+  const double greys[2] = {grey(kHalves[0]), grey(kHalves[1])};
+  const double mean = (greys[0] + greys[1]) / 2;
+  const auto jittered = Fill(*images, FirstIndices(200), {false, false, true}, 1);
+  double least[3] = {9, 9, 9}, most[3] = {0, 0, 0};
+  for (size_t n = 0; n < 200; ++n) {
+    double halves[2][3];
+    for (size_t h = 0; h < 2; ++h) {
+      for (size_t c = 0; c < 3; ++c) {
+        halves[h][c] = 255 * static_cast<double>(jittered[(n * 1024 + h * 16) * 3 + c]);
+      }
+    }
+    const double after[2] = {grey(halves[0]), grey(halves[1])};
+    // Contrast and saturation leave the mean grey alone, saturation leaves all greys alone.
+    const double brightness = (after[0] + after[1]) / 2 / mean;
+    const double contrast = (after[1] - after[0]) / (greys[1] - greys[0]) / brightness;
+    const double saturation = (halves[0][2] - halves[0][0]) / 40 / brightness / contrast;
+    const double factors[3] = {brightness, contrast, saturation};
+    for (size_t i = 0; i < 3; ++i) {
+      least[i] = std::min(least[i], factors[i]);
+      most[i] = std::max(most[i], factors[i]);
+    }
+    for (size_t h = 0; h < 2; ++h) {
+      for (size_t c = 0; c < 3; ++c) {
+        const double bright = brightness * kHalves[h][c];
+        const double g = contrast * brightness * greys[h] + (1 - contrast) * brightness * mean;
+        const double rgb = contrast * bright + (1 - contrast) * brightness * mean;
+        EXPECT_NEAR(halves[h][c], saturation * rgb + (1 - saturation) * g, 1.6) << n;
+      }
+    }
+  }
+  const double slack[3] = {0.01, 0.03, 0.08};  // of values rounded to whole numbers
+  for (size_t i = 0; i < 3; ++i) {
+    EXPECT_GE(least[i], 0.8 - slack[i]) << i;
+    EXPECT_LE(most[i], 1.2 + slack[i]) << i;
+    EXPECT_LT(least[i], 0.85) << i << ": over the whole range";
+    EXPECT_GT(most[i], 1.15) << i;
+  }
+}
+
 TEST(AugmentTest, MirroredIsTheOtherWayRound) {
   const ImageSet images = Coordinates();
   const auto plain = Fill(images, {0}, {}, 1);

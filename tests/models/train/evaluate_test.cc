@@ -9,11 +9,17 @@
 namespace classicnn {
 namespace {
 
+// Adds an image by its probabilities.
+void Add(std::vector<double> probabilities, int32_t label, Evaluation* e) {
+  for (double& p : probabilities) p = std::log(p);
+  AddPrediction(probabilities, label, e);
+}
+
 TEST(EvaluateTest, CountsPredictions) {
   Evaluation e;
-  AddPrediction({0.1, 0.6, 0.3}, 1, &e);
-  AddPrediction({0.1, 0.6, 0.3}, 2, &e);
-  AddPrediction({0.5, 0.5, 0.0}, 1, &e);  // of equals the first one wins
+  Add({0.1, 0.6, 0.3}, 1, &e);
+  Add({0.1, 0.6, 0.3}, 2, &e);
+  Add({0.5, 0.5, 0.0}, 1, &e);  // of equals the first one wins
   EXPECT_EQ(e.images, 3);
   EXPECT_EQ(e.top1, 1);
   EXPECT_EQ(e.top5, 3);
@@ -29,24 +35,31 @@ TEST(EvaluateTest, CountsPredictions) {
 TEST(EvaluateTest, FiveBest) {
   Evaluation e;
   const std::vector<double> p = {0.3, 0.2, 0.15, 0.12, 0.1, 0.08, 0.05};
-  for (int label = 0; label < 7; ++label) AddPrediction(p, label, &e);
+  for (int label = 0; label < 7; ++label) Add(p, label, &e);
   EXPECT_EQ(e.top1, 1);
   EXPECT_EQ(e.top5, 5);
 }
 
 TEST(EvaluateTest, NotANumberIsWrongAndShows) {
   Evaluation e;
-  AddPrediction({NAN, NAN}, 0, &e);
-  AddPrediction({0.1, 0.9}, 1, &e);
+  Add({NAN, NAN}, 0, &e);
+  Add({0.1, 0.9}, 1, &e);
   EXPECT_EQ(e.top1, 1);
-  EXPECT_TRUE(std::isnan(e.loss));
+  EXPECT_FALSE(std::isfinite(e.loss));
 }
 
-TEST(EvaluateTest, SoftmaxOfLargeLogits) {
-  const float logits[] = {1000, 1000, 990};
-  const auto p = Softmax(logits, 3);
-  EXPECT_NEAR(p[0], 0.5, 1e-4);
-  EXPECT_NEAR(p[0] + p[1] + p[2], 1, 1e-12);
+TEST(EvaluateTest, LogitsFarApartKeepTheirRanksAndLosses) {
+  const float logits[] = {1000, 1000, 990, -3e4f, -2e4f, -4e4f, 0};
+  const auto p = LogSoftmax(logits, 7);
+  EXPECT_NEAR(p[0], std::log(0.5), 1e-4);
+  EXPECT_NEAR(p[2], p[0] - 10, 1e-9);
+  EXPECT_NEAR(p[3], p[0] - 31000, 1e-9) << "its probability is 0 in double";
+  Evaluation e;
+  AddPrediction(p, 4, &e);  // the fifth
+  EXPECT_EQ(e.top5, 1);
+  EXPECT_NEAR(e.loss, 21000 + std::log(2.0), 1e-3);
+  AddPrediction(p, 3, &e);  // the sixth
+  EXPECT_EQ(e.top5, 1);
 }
 
 // Every image once, whatever the batch, and the same result for any number of threads.
