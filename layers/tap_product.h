@@ -1,16 +1,15 @@
 // Products over the taps of a window that slides over an image: forward and backward data of a
 // convolution, and of a fully connected layer (one tap, images of one pixel).
 //
-//   out[n, first_h + i*out_step, first_w + j*out_step, k] (+)= bias[k] + sum over taps t, channels
-//   c of
+//   out[n, first_h + i*out_step, first_w + j*out_step, k] (+)= bias[k] + sum over (t,c) of
 //       in[n, i*in_step + t.h, j*in_step + t.w, c] * w[t.weights + c*row_stride + k*column_stride]
 //
-// for (i, j) in [0, h) x [0, w); `in` outside its image is zero. An implicit GEMM (layers/gemm.h):
-// the weights are packed into the workspace once (where few pixels meet them panel by panel), or
-// read in place where they are one small matrix, the input is read in place through pointers, and
-// taps that fall outside the image for a whole register block are left out. Small images are first
-// copied to an order that makes this the rule. Where a pixel has but a few channels, they are
-// gathered for all taps first.
+// for taps t, channels c and (i, j) in [0, h) x [0, w); `in` outside its image is zero. An implicit
+// GEMM (layers/gemm.h): the weights are packed into the workspace once (where few pixels meet them
+// panel by panel), or read in place where they are one small matrix, the input is read in place
+// through pointers, and taps that fall outside the image for a whole register block are left out.
+// Small images are first copied to an order that makes this the rule. Where a pixel has but a few
+// channels, they are gathered for all taps first.
 //
 // Prologues (layers/fusion.h) are done tile by tile in scratch, or in the copy; epilogues on each
 // panel's sums while they are in the cache.

@@ -28,7 +28,8 @@ ABSL_FLAG(std::string, out, "",
           "Folder for config.json, metrics.jsonl and the weights. Empty: runs/MODEL, or the first "
           "of runs/MODEL-2, ... that is not there yet.");
 ABSL_FLAG(std::string, recipe, "default",
-          "Defaults for all flags of training: default, quick (about ten minutes on two cores) or "
+          "Defaults for all flags of training: default, quick (about ten minutes on two cores, "
+          "googlenet more) or "
           "accuracy. Flags that are given overrule it.");
 ABSL_FLAG(int64_t, epochs, 10, "Passes over the training images.");
 ABSL_FLAG(int64_t, batch, 128, "Images in a step.");

@@ -11,9 +11,10 @@ namespace classicnn {
 
 // Fills results->extra:
 //   separable.standard_macs, separable.macs           3x3 64→128 at 32x32 against 3x3 depthwise and
-//   separable.standard_seconds, separable.seconds     1x1, forward, one image's MACs, a batch's
-//   time densenet121.dense_connections                     L(L+1)/2 summed over the blocks of the
-//   graph densenet121.block_convolutions                    convolutions inside the dense blocks
+//                                                     1x1, forward: one image's MACs
+//   separable.standard_seconds, separable.seconds     a batch's time of the two
+//   densenet121.dense_connections                     L(L+1)/2 summed over the blocks of the graph
+//   densenet121.block_convolutions                    convolutions inside the dense blocks
 //   densenet121.layer_bytes_first, .layer_bytes_last  activation memory that the first and the last
 //                                                     layer of the longest block add in forward
 //   MODEL.parameters_1000                             with 1000 classes

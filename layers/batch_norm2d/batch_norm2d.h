@@ -1,8 +1,10 @@
 // Batch normalization over the images and pixels of each channel (Ioffe and Szegedy, 2015),
 // optionally followed by ReLU in the same pass.
 //
-//   y[n,h,w,c] = gamma[c] * (x[n,h,w,c] - mean[c]) * inv_std[c] + beta[c],  then max(0, .) with
-//   relu inv_std[c] = 1 / sqrt(var[c] + eps)
+//   y[n,h,w,c] = gamma[c] * (x[n,h,w,c] - mean[c]) * inv_std[c] + beta[c]
+//   inv_std[c] = 1 / sqrt(var[c] + eps)
+//
+// and with relu max(0, y).
 //
 // Training: mean and var are those of the batch (var biased: divided by M = N*H*W), and
 //   running_mean = (1 - momentum) * running_mean + momentum * mean

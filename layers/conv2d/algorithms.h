@@ -29,7 +29,7 @@ struct Conv2dAlgorithmOps {
   // All of the workspace may be used.
   void (*backward_weights)(const Conv2dBackwardWeightsArgs<float>& args, Context& ctx);
   // What of `fusion` the functions above do themselves; the dispatch takes the rest out of the
-  // arguments and does it in passes of its own (conv2d_passes.h). Null: nothing.
+  // arguments and does it in passes of its own (layers/fusion_passes.h). Null: nothing.
   Conv2dFusion (*fuses)(const Conv2dShape& shape, Conv2dPass pass, const Conv2dFusion& fusion);
   // Both backwards at once (Conv2dBackward), with what of `fusion` backward data fuses. Null:
   // never.

@@ -4,6 +4,15 @@
 //                  x[n, oh*stride - padding + r, ow*stride - padding + s, g*C/G + c] * w[r,s,c,k]
 //
 // with c in [0, C/G) and g = k / (K/G) the group of output channel k; x outside the image is zero.
+// Backward turns the same products round: with h = oh*stride - padding + r, w likewise with s,
+//
+//   dx[n,h,w,g*C/G + c] = sum over (oh,ow,r,s) that meet (h,w), and over k in group g, of
+//                         dy[n,oh,ow,k] * w[r,s,c,k]
+//   dw[r,s,c,k]         = sum over (n,oh,ow) of x[n,h,w,g*C/G + c] * dy[n,oh,ow,k]
+//   dbias[k]            = sum over (n,oh,ow) of dy[n,oh,ow,k]
+//
+// Of one pixel h and tap r there is at most one oh: (h + padding - r) / stride, where that is
+// whole.
 //
 // x  [N, H, W, C]     NHWC view
 // w  [R, R, C/G, K]   dense, 64-byte aligned ("HWIO": output channels contiguous)
@@ -70,7 +79,7 @@ inline constexpr Conv2dPass kAllConv2dPasses[] = {Conv2dPass::kForward, Conv2dPa
 
 enum class Conv2dAlgorithm {
   kPointwise,    // GEMM over pixels: kernel 1, stride 1, padding 0, one group
-  kDirect,       // implicit GEMM over taps: everything else with one group or a few
+  kDirect,       // implicit GEMM over taps: any shape
   kDepthwise,    // vectorized over channels: depthwise
   kWinograd4,    // F(4x4, 3x3): kernel 3, stride 1, one group (Lavin and Gray, 2015)
   kWinograd2,    // F(2x2, 3x3), likewise

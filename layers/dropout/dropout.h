@@ -1,6 +1,7 @@
 // Inverted dropout (Srivastava et al., 2014).
 //
-//   y = keep ? x / (1 - p) : 0,   keep with probability 1 - p
+//   y  = keep ? x / (1 - p) : 0,   keep with probability 1 - p
+//   dx = keep ? dy / (1 - p) : 0
 //
 // Element i (in the order n, h, w, c) is kept where
 //   RandomStream(seed, stream, step).Uniform(i) >= p,

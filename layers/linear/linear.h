@@ -1,6 +1,9 @@
 // Fully connected layer.
 //
-//   y[n,k] = bias[k] + sum over c of x[n,c] * w[c,k]
+//   y[n,k]   = bias[k] + sum over c of x[n,c] * w[c,k]
+//   dx[n,c]  = sum over k of dy[n,k] * w[c,k]
+//   dw[c,k]  = sum over n of x[n,c] * dy[n,k]
+//   dbias[k] = sum over n of dy[n,k]
 //
 // x  [N, C]  each row is one image of an NHWC view: its H*W*C values, which must be contiguous
 //            (pixel_stride == C, or H == W == 1). Rows may be further apart than C.

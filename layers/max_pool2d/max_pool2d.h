@@ -4,9 +4,8 @@
 //
 // x       [N, H, W, C]     view
 // y       [N, OH, OW, C]   view; OH = (H + 2*padding - kernel) / stride + 1, OW alike
-// argmax  [N, OH, OW, C]   dense, one byte: r*kernel + s of the winner. The first one wins a tie,
-// in
-//                          the order of r, s; a NaN wins over everything (PyTorch's rules).
+// argmax  [N, OH, OW, C]   dense, one byte: r*kernel + s of the winner. Of equals the first one
+//                          wins, in the order of r, s; a NaN over everything (PyTorch's rules).
 // Padding never wins. Backward gives each output's gradient to its winner:
 //   dx[n,h,w,c] = sum of dy[n,oh,ow,c] over the windows whose winner is (h, w).
 //

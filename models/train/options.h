@@ -54,8 +54,8 @@ struct TrainOptions {
   int64_t num_classes = 10;
 };
 
-// "default", "quick" (about ten minutes on two cores) and "accuracy" (to reach what the
-// architecture can).
+// "default", "quick" (about ten minutes on two cores, googlenet a quarter of an hour) and
+// "accuracy" (to reach what the architecture can).
 const std::vector<std::string>& RecipeNames();
 // The options that a recipe stands for, for each of the five models. InvalidArgument for an unknown
 // model or recipe.
