@@ -10,6 +10,7 @@
 #include "core/trace.h"
 #include "oneapi/tbb/blocked_range.h"
 #include "oneapi/tbb/global_control.h"
+#include "oneapi/tbb/info.h"
 #include "oneapi/tbb/parallel_for.h"
 #include "oneapi/tbb/partitioner.h"
 #include "oneapi/tbb/task_arena.h"
@@ -94,14 +95,17 @@ namespace {
 
 // TBB runs at most as many threads as there are cores unless a global_control allows more, and of
 // several controls the smallest counts. So there is one for the whole process, which grows to what
-// the largest Context so far asked for; each Context's own arena keeps it to its number.
-void AllowThreads(int num_threads) {
+// all Contexts that lived at a time asked for; each Context's own arena keeps it to its number. It
+// takes nothing from whoever else uses TBB here: below TBB's own number there is none.
+void AllowThreads(int more) {
   static std::mutex mutex;
-  static int allowed = 0;
+  static int wanted = 0;  // by the Contexts that live
+  static int allowed = tbb::info::default_concurrency();
   static tbb::global_control* control = nullptr;  // never freed: threads may outlive main()
   const std::lock_guard<std::mutex> lock(mutex);
-  if (num_threads <= allowed) return;
-  allowed = num_threads;
+  wanted += more;
+  if (wanted <= allowed) return;
+  allowed = wanted;
   delete control;
   control = new tbb::global_control(tbb::global_control::max_allowed_parallelism,
                                     static_cast<size_t>(allowed));
@@ -123,7 +127,9 @@ Context::Context(int num_threads)
   }
 }
 
-Context::~Context() = default;
+Context::~Context() {
+  if (threads_ != nullptr) AllowThreads(-num_threads_);
+}
 
 void Context::ParallelFor(const char* zone, int64_t count,
                           absl::FunctionRef<void(int64_t piece, int worker)> body) {

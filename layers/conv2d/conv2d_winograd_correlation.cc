@@ -52,6 +52,15 @@ struct CorrelationPlan {
     thread_size = CeilDiv(thread_size, 16) * 16 + 16;
   }
 
+  // Scratch is a piece's where there are fewer of them than threads, else a worker's.
+  int64_t scratches(int num_threads) const {
+    return std::min<int64_t>(by_panels ? panels : pieces, num_threads);
+  }
+  float* Scratch(float* all, int64_t piece, int worker, const Context& ctx) const {
+    const bool few = (by_panels ? panels : pieces) < ctx.num_threads();
+    return all + (few ? piece : worker) * thread_size;
+  }
+
   // Elements from one point of a panel's u to the next: one more cache line than it holds. A
   // vector's points are written one after the other, and multiples of 4 KB apart they would drive
   // each other out of the first-level cache (4 to 6 times the time of 128 input channels).
@@ -184,7 +193,7 @@ void CorrelateByTiles(const char* zone, const WinogradKernels& k, const Correlat
     const int64_t end = std::min(plan.tiles.count, begin + size);
     sums->SetTiles(piece, begin, end);
     for (int64_t t = begin; t < end; t += plan.block) {
-      block_of_tiles(piece, t, t == begin, scratch + worker * plan.thread_size);
+      block_of_tiles(piece, t, t == begin, plan.Scratch(scratch, piece, worker, ctx));
     }
   });
 }
@@ -212,7 +221,7 @@ void CorrelateByPanels(const char* zone, const WinogradKernels& k, const Correla
       }
     });
     ctx.ParallelFor(zone, plan.panels, [&](int64_t p, int worker) {
-      float* const u = scratch + worker * plan.thread_size;
+      float* const u = plan.Scratch(scratch, p, worker, ctx);
       float* const m = u + k.points * plan.u_point;
       WinogradPrefetch none;
       const int64_t width = k.Width(c.columns(), p);
@@ -237,7 +246,7 @@ size_t WinogradCorrelateWorkspaceBytes(const WinogradKernels& k, const Shape4& o
                                        int num_threads, const Conv2dFusion& fusion) {
   const CorrelationPlan plan(k, out, depth);
   return Workspace::BytesFor<float>(depth) + Workspace::BytesFor<float>(plan.shared_size) +
-         Workspace::BytesFor<float>(plan.thread_size * num_threads) +
+         Workspace::BytesFor<float>(plan.thread_size * plan.scratches(num_threads)) +
          EpilogueSums::Bytes(plan, out.c, fusion);
 }
 
@@ -248,7 +257,7 @@ void WinogradCorrelate(const char* zone, const WinogradKernels& k, WinogradCorre
   std::fill(zeros, zeros + c.depth(), 0.0f);
   c.in.zeros = zeros;
   float* shared = workspace.Take<float>(plan.shared_size);
-  float* scratch = workspace.Take<float>(plan.thread_size * ctx.num_threads());
+  float* scratch = workspace.Take<float>(plan.thread_size * plan.scratches(ctx.num_threads()));
   EpilogueSums sums(plan, c, &workspace);
   if (plan.by_panels) {
     CorrelateByPanels(zone, k, plan, c, &sums, shared, scratch, ctx);

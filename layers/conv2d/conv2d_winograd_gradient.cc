@@ -58,6 +58,15 @@ struct GradientPlan {
     shared_size = by_images ? groups * s.weight_count() : transformed_size;
     thread_size = by_images ? transformed_size + du_size : du_size;
     thread_size = CeilDiv(thread_size, 16) * 16 + 16;
+    pieces = by_images
+                 ? groups
+                 : CeilDiv(s.in_channels, depth_block) * CeilDiv(s.out_channels, column_block);
+  }
+
+  // Scratch is a piece's where there are fewer of them than threads, else a worker's.
+  int64_t scratches(int num_threads) const { return std::min<int64_t>(pieces, num_threads); }
+  float* Scratch(float* all, int64_t piece, int worker, const Context& ctx) const {
+    return all + (pieces < ctx.num_threads() ? piece : worker) * thread_size;
   }
 
   static constexpr int64_t kManyTiles = 512;
@@ -82,6 +91,7 @@ struct GradientPlan {
   int64_t du_size;
   int64_t shared_size;  // the groups' dw, or v and w
   int64_t thread_size;  // v, w and du, or du
+  int64_t pieces;       // of the loop that needs them
 };
 
 void GradientByImages(const WinogradKernels& k, const GradientPlan& plan,
@@ -90,7 +100,7 @@ void GradientByImages(const WinogradKernels& k, const GradientPlan& plan,
   const Conv2dShape& s = args.shape;
   const int64_t size = s.weight_count();
   ctx.ParallelFor("conv2d.backward_weights.winograd", plan.groups, [&](int64_t group, int worker) {
-    float* const v = scratch + worker * plan.thread_size;
+    float* const v = plan.Scratch(scratch, group, worker, ctx);
     float* const w = v + k.points * plan.v.point;
     float* const du = w + k.points * plan.w.point;
     const int64_t per_image = plan.tiles.rows * plan.tiles.cols;
@@ -144,7 +154,7 @@ void GradientByChannels(const WinogradKernels& k, const GradientPlan& plan,
     });
     ctx.ParallelFor("conv2d.backward_weights.winograd", depth_blocks * column_blocks,
                     [&](int64_t piece, int worker) {
-                      float* const du = scratch + worker * plan.thread_size;
+                      float* const du = plan.Scratch(scratch, piece, worker, ctx);
                       const int64_t c0 = piece / column_blocks * plan.depth_block;
                       const int64_t k0 = piece % column_blocks * plan.column_block;
                       const int64_t depth = std::min(plan.depth_block, s.in_channels - c0);
@@ -166,7 +176,7 @@ size_t WinogradGradientWorkspaceBytes(int64_t tile, const Conv2dShape& shape, in
   const GradientPlan plan(GetWinogradKernels(tile, shape.kernel), shape);
   return Workspace::BytesFor<float>(std::max(shape.in_channels, shape.out_channels)) +
          Workspace::BytesFor<float>(plan.shared_size) +
-         Workspace::BytesFor<float>(plan.thread_size * num_threads);
+         Workspace::BytesFor<float>(plan.thread_size * plan.scratches(num_threads));
 }
 
 void WinogradGradient(int64_t tile, const Conv2dBackwardWeightsArgs<float>& args, Context& ctx) {
@@ -184,7 +194,7 @@ void WinogradGradient(int64_t tile, const Conv2dBackwardWeightsArgs<float>& args
   dy.gradient = args.gradient;
   dy.zeros = zeros;
   float* shared = workspace.Take<float>(plan.shared_size);
-  float* scratch = workspace.Take<float>(plan.thread_size * ctx.num_threads());
+  float* scratch = workspace.Take<float>(plan.thread_size * plan.scratches(ctx.num_threads()));
   if (plan.by_images) {
     GradientByImages(k, plan, args, x, dy, shared, scratch, ctx);
   } else {

@@ -10,6 +10,8 @@
 #include "core/trace.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
+#include "oneapi/tbb/global_control.h"
+#include "oneapi/tbb/info.h"
 #include "tests/testing/temp_folder.h"
 
 namespace classicnn {
@@ -71,6 +73,33 @@ TEST(Context, ASmallContextDoesNotLimitALargeOne) {
   Context small(2);
   EXPECT_TRUE(RunsOnAllAtOnce(large, 5));
   EXPECT_TRUE(RunsOnAllAtOnce(small, 2));
+}
+
+TEST(Context, TwoAtATimeHaveAllTheirThreads) {
+  constexpr int kThreads = 6;
+  Context a(kThreads), b(kThreads);
+  std::atomic<int> arrived{0};
+  const auto run = [&](Context& ctx) {
+    ctx.ParallelFor("test", kThreads, [&](int64_t, int) {
+      ++arrived;
+      const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+      while (arrived.load() < 2 * kThreads && std::chrono::steady_clock::now() < deadline) {
+        std::this_thread::yield();
+      }
+      EXPECT_EQ(arrived.load(), 2 * kThreads);
+    });
+  };
+  std::thread other([&] { run(b); });
+  run(a);
+  other.join();
+}
+
+TEST(Context, LeavesTheProcessItsOwnThreads) {
+  const size_t before =
+      tbb::global_control::active_value(tbb::global_control::max_allowed_parallelism);
+  { const Context small(2); }
+  EXPECT_GE(tbb::global_control::active_value(tbb::global_control::max_allowed_parallelism),
+            std::min<size_t>(before, static_cast<size_t>(tbb::info::default_concurrency())));
 }
 
 TEST(Context, ZeroMeansAvailableThreads) {

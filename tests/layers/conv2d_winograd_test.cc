@@ -238,13 +238,27 @@ TEST_P(Conv2dWinograd, SameBitsOnAnyNumberOfThreads) {
     for (const Conv2dPass pass : kAllConv2dPasses) {
       for (const Conv2dAlgorithm algorithm : AlgorithmsFor(shape)) {
         one.Run(pass, algorithm, true, 1);
-        for (const int threads : {2, 3, 8}) {
+        for (const int threads : {2, 3, 8, 40}) {  // fewer than pieces, and more
           SCOPED_TRACE(absl::StrCat(shape.ToString(), " ", Conv2dPassName(pass), " ",
                                     Conv2dAlgorithmName(algorithm), " ", threads, " threads"));
           many.Run(pass, algorithm, true, threads);
           EXPECT_TRUE(Equal(many.Result(pass), one.Result(pass)));
         }
       }
+    }
+  }
+}
+
+// Scratch of megabytes each is not reserved for threads that find no piece.
+TEST(Conv2dWinogradWorkspace, GrowsNoFurtherThanThePieces) {
+  for (const Conv2dShape& shape :
+       {Winograd(64, 128, 16, 16, 128, 1), Winograd(64, 512, 4, 4, 512, 1)}) {
+    for (const Conv2dPass pass : kAllConv2dPasses) {
+      const auto bytes = [&](int threads) {
+        return Conv2dWorkspaceBytes(shape, pass, Conv2dAlgorithm::kWinograd4, threads, {});
+      };
+      EXPECT_LE(bytes(1), bytes(2));
+      EXPECT_EQ(bytes(300), bytes(1000)) << shape.ToString() << " " << Conv2dPassName(pass);
     }
   }
 }
