@@ -9,6 +9,7 @@
 #include <fstream>
 #include <map>
 #include <mutex>
+#include <set>
 #include <thread>
 
 #include "absl/strings/ascii.h"
@@ -89,12 +90,24 @@ void ReadCaches(MachineInfo* info) {
 #endif
 }
 
-// Source and destination together are at least eight times the last cache, as far as an eighth of
+// Last caches of the machine: large ones have many, each shared by a few cores.
+int64_t CountLastCaches(int cpus) {
+  std::set<std::string> sharers;
+  for (int cpu = 0; cpu < cpus; ++cpu) {
+    sharers.insert(FirstLine(
+        absl::StrCat("/sys/devices/system/cpu/cpu", cpu, "/cache/index3/shared_cpu_list")));
+  }
+  sharers.erase("");
+  return std::max<int64_t>(1, static_cast<int64_t>(sharers.size()));
+}
+
+// Source and destination together are at least eight times the last caches, as far as an eighth of
 // the memory allows.
 int64_t CopyBytes(const MachineInfo& info) {
   constexpr int64_t kLeast = int64_t{128} << 20;
   constexpr int64_t kMost = int64_t{1} << 30;
-  const int64_t wanted = std::clamp(4 * info.l3_bytes, kLeast, kMost);
+  const int64_t wanted =
+      std::clamp(4 * info.l3_bytes * CountLastCaches(info.logical_cpus), kLeast, kMost);
   return std::max(int64_t{8} << 20, std::min(wanted, info.memory_bytes / 16));
 }
 

@@ -168,17 +168,23 @@ Claim AugmentationGain(const Evidence& e) {
   std::vector<std::string> parts;
   std::vector<double> gains;
   for (const std::string& model : e.results.model_order) {
-    const TrainingRun* with = FindRun(e.runs, model, true);
-    const TrainingRun* without = FindRun(e.runs, model, false);
-    if (with == nullptr || without == nullptr) continue;
-    if (with->epochs.back().epoch != without->epochs.back().epoch) continue;  // says nothing
+    const TrainingRun* const without = FindRun(e.runs, model, false);
+    if (without == nullptr) continue;
+    // Of the runs with it, the best that differs by nothing else.
+    std::vector<TrainingRun> alike;
+    for (const TrainingRun& run : e.runs) {
+      if (run.epochs.empty() || run.batch != without->batch) continue;
+      if (run.epochs.back().epoch == without->epochs.back().epoch) alike.push_back(run);
+    }
+    const TrainingRun* const with = FindRun(alike, model, true);
+    if (with == nullptr) continue;
     gains.push_back(with->last()->test_accuracy - without->last()->test_accuracy);
     parts.push_back(absl::StrCat(model, " ", FormatSignedPercent(gains.back())));
   }
   if (gains.empty()) {
-    return NotMeasured(
-        subject,
-        "give runs of a model with and without augmentation, of as many epochs, to --runs");
+    return NotMeasured(subject,
+                       "give runs of a model with and without augmentation, of as many epochs and "
+                       "the same batch, to --runs");
   }
   double mean = 0;
   for (const double gain : gains) mean += gain / static_cast<double>(gains.size());

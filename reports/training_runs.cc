@@ -101,6 +101,7 @@ absl::StatusOr<TrainingRun> ReadTrainingRun(const std::string& folder) {
     if (data.contains("kind") && data["kind"].is_string()) run.kind = data["kind"];
   }
   run.planned_epochs = FindCount(config, "flags", "epochs");
+  run.batch = FindCount(config, "flags", "batch");
   run.train_images = FindCount(config, "data", "train_images");
   run.test_images = FindCount(config, "data", "test_images");
   run.augment = FindText(config, "augment");

@@ -28,7 +28,7 @@ struct TrainingRun {
   std::string machine;  // "2 threads, AMD EPYC ..."; empty where config.json does not say
   std::string note;     // what its reader should know, from note.txt; mostly empty
   int64_t planned_epochs = 0;  // 0 where config.json does not say; so with those below
-  int64_t train_images = 0, test_images = 0;
+  int64_t train_images = 0, test_images = 0, batch = 0;
   std::vector<TrainedEpoch> epochs;
 
   // Whether it went on to its last epoch: until then the learning rate is high, and accuracies are

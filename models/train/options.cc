@@ -92,7 +92,7 @@ struct Plans {
 // Lengths made for two cores with AVX-512: about ten minutes, and about an hour at most. Steps of
 // 64 images where they cost no more per image than larger ones: twice as many in the same time.
 Plans PlansOf(absl::string_view model) {
-  if (model == "vgg16") return {5, 20, 128};
+  if (model == "vgg16") return {5, 20, 64};
   if (model == "resnet18") return {3, 15, 64};
   if (model == "googlenet") return {1, 4, 64};
   if (model == "densenet121") return {1, 5, 64};
@@ -124,6 +124,12 @@ absl::StatusOr<TrainOptions> RecipeOptions(absl::string_view recipe, absl::strin
   o.label_smoothing = 0.1;
   // Colours are jittered only where there are epochs enough to profit from it.
   if (accuracy && o.epochs >= 10) o.augment = "crop,flip,jitter";
+  if (accuracy && model == "vgg16") {
+    // As recorded: 89.4%, where batches of 128 at 0.08 ended at 88.9. The default rate is lower,
+    // for runs without these batches; mirrored borders have made no difference elsewhere.
+    o.lr = 0.05;
+    o.augment = "crop_reflect,flip,jitter";
+  }
   return o;
 }
 

@@ -166,10 +166,14 @@ TEST(SingleClaimsTest, AugmentationNeedsBothRuns) {
   const Claim claim = Find(CheckSingleClaims(r, {with, without}), "Augmentation");
   EXPECT_EQ(claim.verdict, Verdict::kHolds);
   EXPECT_THAT(claim.measured, HasSubstr("+2.5%"));
-  TrainingRun longer = with;
+  TrainingRun longer = with, larger = with;
   longer.epochs.back().epoch = 30;
-  EXPECT_EQ(Find(CheckSingleClaims(r, {longer, without}), "Augmentation").verdict,
+  larger.batch = 256;
+  larger.epochs.back().test_accuracy = 0.99;
+  EXPECT_EQ(Find(CheckSingleClaims(r, {longer, larger, without}), "Augmentation").verdict,
             Verdict::kNotMeasured);
+  EXPECT_THAT(Find(CheckSingleClaims(r, {longer, larger, with, without}), "Augmentation").measured,
+              HasSubstr("+2.5%"));
 }
 
 }  // namespace

@@ -33,7 +33,8 @@ TEST(OptionsTest, RecipesForAccuracy) {
     const char* augment;
   };
   for (const Expected& e :
-       {Expected{"mobilenetv1", 25, "crop,flip,jitter"}, Expected{"vgg16", 20, "crop,flip,jitter"},
+       {Expected{"mobilenetv1", 25, "crop,flip,jitter"},
+        Expected{"vgg16", 20, "crop_reflect,flip,jitter"},
         Expected{"resnet18", 15, "crop,flip,jitter"}, Expected{"googlenet", 4, "crop,flip"},
         Expected{"densenet121", 5, "crop,flip"}}) {
     auto o = RecipeOptions("accuracy", e.model);
