@@ -85,6 +85,38 @@ class Console : public benchmark::ConsoleReporter {
   }
 };
 
+// Google Benchmark's CSV, whose header has the counters of what is reported first, and which gives
+// up where others follow: benchmarks that failed have none and wait for one that did not.
+#if defined(__GNUC__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+#endif
+class Csv : public benchmark::CSVReporter {
+ public:
+  void ReportRuns(const std::vector<Run>& runs) override {
+    const bool failed =
+        std::all_of(runs.begin(), runs.end(), [](const Run& run) { return run.error_occurred; });
+    if (failed && !begun_) {
+      failed_.insert(failed_.end(), runs.begin(), runs.end());
+      return;
+    }
+    CSVReporter::ReportRuns(runs);
+    begun_ = true;
+    Finalize();
+  }
+  void Finalize() override {
+    if (!failed_.empty()) CSVReporter::ReportRuns(failed_);
+    failed_.clear();
+  }
+
+ private:
+  bool begun_ = false;
+  std::vector<Run> failed_;
+};
+#if defined(__GNUC__)
+#pragma GCC diagnostic pop
+#endif
+
 Console::OutputOptions ConsoleOptions(const std::string& color, bool tabular) {
   const char* terminal = std::getenv("TERM");
   const bool capable =
@@ -245,8 +277,13 @@ int RunBenchmarks() {
     }
   }
   Console console(ConsoleOptions(harness.color, harness.tabular));
-  const size_t matched = ConsoleOutput() ? benchmark::RunSpecifiedBenchmarks(&console)
-                                         : benchmark::RunSpecifiedBenchmarks();
+  Csv csv;
+  benchmark::BenchmarkReporter* const reporter =
+      ConsoleOutput()           ? static_cast<benchmark::BenchmarkReporter*>(&console)
+      : harness.format == "csv" ? &csv
+                                : nullptr;
+  const size_t matched = reporter != nullptr ? benchmark::RunSpecifiedBenchmarks(reporter)
+                                             : benchmark::RunSpecifiedBenchmarks();
   const std::string& partial = harness.partial_path;
   if (!partial.empty() && (matched == 0 || harness.list)) unlink(partial.c_str());
   if (matched == 0) {  // Google Benchmark has said why

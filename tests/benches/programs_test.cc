@@ -306,6 +306,17 @@ TEST(BenchLayers, BadUsageExitsWith2AndNamesTheFlag) {
   }
 }
 
+TEST(BenchLayers, CsvWithAFailureInFrontKeepsTheOthers) {
+  const ProgramRun run =
+      RunProgram(kLayers, {"--algorithm=few_pixels", "--layers=conv2d", "--threads=1",
+                           "--shapes=n3c40h9w7k70r3s1p0,n4c32h4w4k48r3s1p1",
+                           "--benchmark_min_time=0.0001", "--benchmark_format=csv"});
+  EXPECT_EQ(run.exit_code, 1) << run.err;
+  EXPECT_THAT(run.out, HasSubstr("peak_fraction"));
+  EXPECT_THAT(run.out, HasSubstr("n3c40h9w7k70r3s1p0"));
+  EXPECT_THAT(run.out, HasSubstr("conv2d_backward_weights/optimized/n4c32h4w4k48r3s1p1"));
+}
+
 TEST(BenchLayers, ARunThatMatchesNothingLeavesNoFile) {
   const std::string path = absl::StrCat(testing::TempDir(), "bench_out_", getpid(), ".json");
   const ProgramRun run = RunProgram(
