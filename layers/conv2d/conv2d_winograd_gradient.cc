@@ -72,8 +72,10 @@ struct GradientPlan {
   static constexpr int64_t kManyTiles = 512;
   static constexpr int64_t kFewProducts = 128 * 192;
   static constexpr int64_t kFewChannels = 512;
-  static constexpr int64_t kPieces = 16;     // enough for the threads of most machines
-  static constexpr int64_t kMaxGroups = 16;  // likewise
+  // Enough for the threads of large machines. Against 16 of each, on two threads: 64 channels of 32
+  // x 32 lose 5 to 7%, 256 of 8 x 8 2 to 11%, others gain; over 9 shapes nothing.
+  static constexpr int64_t kPieces = 64;
+  static constexpr int64_t kMaxGroups = 64;
   static constexpr int64_t kPartialFloats = int64_t{2} << 20;
   static constexpr int64_t kBlockTiles = 64;  // columns of both operands fit the nearest cache
 
