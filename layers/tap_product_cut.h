@@ -50,10 +50,8 @@ struct TapProductCut {
   // Whether one piece alone meets a panel: it packs it right before, and the panels of all weights
   // never go through memory.
   bool packs_in_pieces() const { return runs == 1; }
-  // Panels that are held at once.
-  int64_t packed_panels(int num_threads) const {
-    return packs_in_pieces() ? std::min<int64_t>(groups, num_threads) : num_panels;
-  }
+  // Panels that pieces hold at once.
+  int64_t packed_panels(int num_threads) const { return std::min<int64_t>(groups, num_threads); }
 
   int64_t num_taps;
   bool gathers;
