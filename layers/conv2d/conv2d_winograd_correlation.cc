@@ -52,14 +52,7 @@ struct CorrelationPlan {
     thread_size = CeilDiv(thread_size, 16) * 16 + 16;
   }
 
-  // Scratch is a piece's where there are fewer of them than threads, else a worker's.
-  int64_t scratches(int num_threads) const {
-    return std::min<int64_t>(by_panels ? panels : pieces, num_threads);
-  }
-  float* Scratch(float* all, int64_t piece, int worker, const Context& ctx) const {
-    const bool few = (by_panels ? panels : pieces) < ctx.num_threads();
-    return all + (few ? piece : worker) * thread_size;
-  }
+  WinogradScratch scratch() const { return {by_panels ? panels : pieces, thread_size}; }
 
   // Elements from one point of a panel's u to the next: one more cache line than it holds. A
   // vector's points are written one after the other, and multiples of 4 KB apart they would drive
@@ -193,7 +186,7 @@ void CorrelateByTiles(const char* zone, const WinogradKernels& k, const Correlat
     const int64_t end = std::min(plan.tiles.count, begin + size);
     sums->SetTiles(piece, begin, end);
     for (int64_t t = begin; t < end; t += plan.block) {
-      block_of_tiles(piece, t, t == begin, plan.Scratch(scratch, piece, worker, ctx));
+      block_of_tiles(piece, t, t == begin, plan.scratch().Of(scratch, piece, worker, ctx));
     }
   });
 }
@@ -221,7 +214,7 @@ void CorrelateByPanels(const char* zone, const WinogradKernels& k, const Correla
       }
     });
     ctx.ParallelFor(zone, plan.panels, [&](int64_t p, int worker) {
-      float* const u = plan.Scratch(scratch, p, worker, ctx);
+      float* const u = plan.scratch().Of(scratch, p, worker, ctx);
       float* const m = u + k.points * plan.u_point;
       WinogradPrefetch none;
       const int64_t width = k.Width(c.columns(), p);
@@ -246,7 +239,7 @@ size_t WinogradCorrelateWorkspaceBytes(const WinogradKernels& k, const Shape4& o
                                        int num_threads, const Conv2dFusion& fusion) {
   const CorrelationPlan plan(k, out, depth);
   return Workspace::BytesFor<float>(depth) + Workspace::BytesFor<float>(plan.shared_size) +
-         Workspace::BytesFor<float>(plan.thread_size * plan.scratches(num_threads)) +
+         Workspace::BytesFor<float>(plan.scratch().Floats(num_threads)) +
          EpilogueSums::Bytes(plan, out.c, fusion);
 }
 
@@ -257,7 +250,7 @@ void WinogradCorrelate(const char* zone, const WinogradKernels& k, WinogradCorre
   std::fill(zeros, zeros + c.depth(), 0.0f);
   c.in.zeros = zeros;
   float* shared = workspace.Take<float>(plan.shared_size);
-  float* scratch = workspace.Take<float>(plan.thread_size * plan.scratches(ctx.num_threads()));
+  float* scratch = workspace.Take<float>(plan.scratch().Floats(ctx.num_threads()));
   EpilogueSums sums(plan, c, &workspace);
   if (plan.by_panels) {
     CorrelateByPanels(zone, k, plan, c, &sums, shared, scratch, ctx);

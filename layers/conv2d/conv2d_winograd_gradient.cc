@@ -63,11 +63,7 @@ struct GradientPlan {
                  : CeilDiv(s.in_channels, depth_block) * CeilDiv(s.out_channels, column_block);
   }
 
-  // Scratch is a piece's where there are fewer of them than threads, else a worker's.
-  int64_t scratches(int num_threads) const { return std::min<int64_t>(pieces, num_threads); }
-  float* Scratch(float* all, int64_t piece, int worker, const Context& ctx) const {
-    return all + (pieces < ctx.num_threads() ? piece : worker) * thread_size;
-  }
+  WinogradScratch scratch() const { return {pieces, thread_size}; }
 
   static constexpr int64_t kManyTiles = 512;
   static constexpr int64_t kFewProducts = 128 * 192;
@@ -102,7 +98,7 @@ void GradientByImages(const WinogradKernels& k, const GradientPlan& plan,
   const Conv2dShape& s = args.shape;
   const int64_t size = s.weight_count();
   ctx.ParallelFor("conv2d.backward_weights.winograd", plan.groups, [&](int64_t group, int worker) {
-    float* const v = plan.Scratch(scratch, group, worker, ctx);
+    float* const v = plan.scratch().Of(scratch, group, worker, ctx);
     float* const w = v + k.points * plan.v.point;
     float* const du = w + k.points * plan.w.point;
     const int64_t per_image = plan.tiles.rows * plan.tiles.cols;
@@ -156,7 +152,7 @@ void GradientByChannels(const WinogradKernels& k, const GradientPlan& plan,
     });
     ctx.ParallelFor("conv2d.backward_weights.winograd", depth_blocks * column_blocks,
                     [&](int64_t piece, int worker) {
-                      float* const du = plan.Scratch(scratch, piece, worker, ctx);
+                      float* const du = plan.scratch().Of(scratch, piece, worker, ctx);
                       const int64_t c0 = piece / column_blocks * plan.depth_block;
                       const int64_t k0 = piece % column_blocks * plan.column_block;
                       const int64_t depth = std::min(plan.depth_block, s.in_channels - c0);
@@ -178,7 +174,7 @@ size_t WinogradGradientWorkspaceBytes(int64_t tile, const Conv2dShape& shape, in
   const GradientPlan plan(GetWinogradKernels(tile, shape.kernel), shape);
   return Workspace::BytesFor<float>(std::max(shape.in_channels, shape.out_channels)) +
          Workspace::BytesFor<float>(plan.shared_size) +
-         Workspace::BytesFor<float>(plan.thread_size * plan.scratches(num_threads));
+         Workspace::BytesFor<float>(plan.scratch().Floats(num_threads));
 }
 
 void WinogradGradient(int64_t tile, const Conv2dBackwardWeightsArgs<float>& args, Context& ctx) {
@@ -196,7 +192,7 @@ void WinogradGradient(int64_t tile, const Conv2dBackwardWeightsArgs<float>& args
   dy.gradient = args.gradient;
   dy.zeros = zeros;
   float* shared = workspace.Take<float>(plan.shared_size);
-  float* scratch = workspace.Take<float>(plan.thread_size * plan.scratches(ctx.num_threads()));
+  float* scratch = workspace.Take<float>(plan.scratch().Floats(ctx.num_threads()));
   if (plan.by_images) {
     GradientByImages(k, plan, args, x, dy, shared, scratch, ctx);
   } else {

@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "core/context.h"
 #include "core/view.h"
 #include "layers/conv2d/conv2d.h"
 
@@ -243,6 +244,18 @@ struct WinogradKernels {
 
 // Of F(tile x tile, kernel x kernel), for the instruction set that dispatch takes now.
 const WinogradKernels& GetWinogradKernels(int64_t tile, int64_t kernel);
+
+// The scratch of a parallel loop: a piece's own where there are fewer of them than threads, else a
+// worker's.
+struct WinogradScratch {
+  int64_t pieces;
+  int64_t floats;  // of one
+
+  int64_t Floats(int num_threads) const { return floats * std::min<int64_t>(pieces, num_threads); }
+  float* Of(float* all, int64_t piece, int worker, const Context& ctx) const {
+    return all + (pieces < ctx.num_threads() ? piece : worker) * floats;
+  }
+};
 
 }  // namespace classicnn
 
