@@ -125,9 +125,10 @@ TapProductCut::TapProductCut(const TapProductSize& size)
   if (gathers) {
     tile_rows = std::min(tile_rows, std::max(kGatheredBytes / (4 * gather_stride), kMinTileRows));
   }
-  if (size.prologue) {
-    // Fewer groups of panels have to share a tile's rows; none, where a core keeps all weights and
-    // there are register blocks enough for all pieces.
+  if (size.num_taps == 1) {
+    // Fewer groups of panels have to share a tile's rows, each of which reads (and with a prologue
+    // makes) them anew; none, where a core keeps all weights and there are register blocks enough
+    // for all pieces: 640 to 128 channels at 4 x 4, batch 64, took 549 us instead of 643.
     const bool keeps_weights = size.in_channels * size.out_channels * 4 <= kKeptBytes;
     const int64_t least = keeps_weights ? ActiveGemmGeometry().rows : kMinTileRows;
     tile_rows = std::min(tile_rows, std::max(DivideUp(rows, kPieces), least));
