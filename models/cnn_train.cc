@@ -38,7 +38,7 @@ ABSL_FLAG(double, lr, -1,
           "images in a step / 128; with AdamW: 0.001, times the root of that.");
 ABSL_FLAG(std::string, schedule, "onecycle",
           "Of the learning rate: constant, step (a tenth after half, a hundredth after three "
-          "quarters), cosine or onecycle.");
+          "quarters), cosine, onecycle or linear.");
 ABSL_FLAG(double, warmup_epochs, -1,
           "Epochs over which the rate rises. Default: a quarter of them with onecycle, else 0.");
 ABSL_FLAG(double, momentum, 0.9, "Of SGD.");

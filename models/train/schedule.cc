@@ -15,7 +15,8 @@ constexpr double kPi = 3.14159265358979323846;
 }  // namespace
 
 const std::vector<std::string>& ScheduleNames() {
-  static const auto* names = new std::vector<std::string>{"constant", "step", "cosine", "onecycle"};
+  static const auto* names =
+      new std::vector<std::string>{"constant", "step", "cosine", "onecycle", "linear"};
   return *names;
 }
 
@@ -56,6 +57,8 @@ double Schedule::At(int64_t step) const {
       const double part = falling > 1 ? at / (falling - 1) : 0;
       return lr * (kOneCycleEnd + (1 - kOneCycleEnd) * 0.5 * (1 + std::cos(kPi * part)));
     }
+    case ScheduleKind::kLinear:
+      return lr * (1 - at / falling);
   }
   return lr;
 }

@@ -16,8 +16,13 @@ enum class ScheduleKind {
   kStep,      // lr, a tenth of it after half of the steps, a hundredth after three quarters
   kCosine,    // from lr to 0 along half a cosine (Loshchilov and Hutter, 2017)
   kOneCycle,  // up from lr / 25, then down to lr / 10,000 along half a cosine (Smith, 2018)
+  // From lr to 0 along a line, the last step at lr / steps: in a run of few epochs more of them at
+  // middling rates than half a cosine has (Li, Yumer and Ramanan, "Budgeted Training: Rethinking
+  // Deep Neural Network Training Under Resource Constraints", 2020).
+  kLinear,
 };
-const std::vector<std::string>& ScheduleNames();  // "constant", "step", "cosine", "onecycle"
+// "constant", "step", "cosine", "onecycle", "linear"
+const std::vector<std::string>& ScheduleNames();
 // InvalidArgument names --schedule.
 absl::StatusOr<ScheduleKind> ParseSchedule(absl::string_view name);
 const char* ScheduleName(ScheduleKind kind);

@@ -102,7 +102,7 @@ TEST(OptionsTest, RefusesBadValuesNamingTheFlag) {
   refused("epochs", 0);
   refused("lr", 0.0);
   refused("lr", -0.5);
-  refused("schedule", "linear");
+  refused("schedule", "triangle");
   refused("warmup_epochs", -0.5);
   refused("momentum", 1.0);
   refused("weight_decay", std::numeric_limits<double>::infinity());

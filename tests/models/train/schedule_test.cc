@@ -22,7 +22,7 @@ TEST(ScheduleTest, NamesGoBothWays) {
     ASSERT_TRUE(kind.ok());
     EXPECT_EQ(ScheduleName(*kind), name);
   }
-  EXPECT_FALSE(ParseSchedule("linear").ok());
+  EXPECT_FALSE(ParseSchedule("triangle").ok());
 }
 
 TEST(ScheduleTest, ConstantAndStep) {
@@ -41,6 +41,14 @@ TEST(ScheduleTest, CosineFallsToZero) {
   EXPECT_DOUBLE_EQ(s.At(0), 0.5);
   EXPECT_NEAR(s.At(50), 0.25, 1e-12);
   EXPECT_NEAR(s.At(99), 0.5 * 0.5 * (1 + std::cos(M_PI * 0.99)), 1e-12);
+}
+
+TEST(ScheduleTest, LinearFallsByTheSameEveryStep) {
+  const Schedule s = Make(ScheduleKind::kLinear, 100, 20);
+  EXPECT_DOUBLE_EQ(s.At(20), 0.5);
+  EXPECT_NEAR(s.At(60), 0.25, 1e-12);
+  EXPECT_NEAR(s.At(99), 0.5 / 80, 1e-12);  // not 0: the last step should do something
+  for (int64_t i = 20; i < 99; ++i) EXPECT_NEAR(s.At(i) - s.At(i + 1), 0.5 / 80, 1e-12) << i;
 }
 
 TEST(ScheduleTest, OneCycleRisesAndFalls) {
