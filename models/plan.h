@@ -43,6 +43,8 @@ struct PlanOptions {
   // same). What does not fit is dropped after forward and computed again
   // in backward, with the same bits.
   int64_t memory_limit = 0;
+  // Values of fewer bytes are not worth dropping.
+  int64_t least_dropped_bytes = 64 << 10;
 };
 
 enum class Phase { kForward, kLoss, kBackward, kUpdate };

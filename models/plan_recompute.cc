@@ -160,10 +160,9 @@ std::vector<DropCandidate> FindDropCandidates(const Plan& plan) {
     }
   }
   std::vector<DropCandidate> candidates;
-  constexpr int64_t kLeastBytes = 64 << 10;
   for (size_t b = 0; b < count; ++b) {
     const BufferLifetime& buffer = plan.buffers[b];
-    if (!possible[b] || !used_in_backward[b] || buffer.bytes < kLeastBytes ||
+    if (!possible[b] || !used_in_backward[b] || buffer.bytes < plan.options.least_dropped_bytes ||
         static_cast<int>(b) == plan.logits.buffer || static_cast<int>(b) == plan.input.buffer) {
       continue;
     }

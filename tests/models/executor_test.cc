@@ -22,12 +22,14 @@ namespace classicnn {
 namespace {
 
 struct Fixture {
-  Fixture(const Graph& g, PlanOptions options, int threads, uint64_t seed = 1) : ctx(threads) {
+  Fixture(const Graph& g, PlanOptions options, int threads, uint64_t seed = 1,
+          Optimizer optimizer = Optimizer::kSgd)
+      : ctx(threads) {
     options.num_threads = threads;
     auto plan = MakePlan(g, options);
     CNN_CHECK(plan.ok(), plan.status().ToString());
-    auto s = ModelState::Create(
-        g, options.update == Update::kNone ? Optimizer::kNone : Optimizer::kSgd, &ctx.memory());
+    auto s = ModelState::Create(g, options.update == Update::kNone ? Optimizer::kNone : optimizer,
+                                &ctx.memory());
     CNN_CHECK(s.ok(), s.status().ToString());
     state = *std::move(s);
     state->Initialize(g, seed);
@@ -412,6 +414,44 @@ TEST(ExecutorTest, DecaysWhatItIsToldTo) {
     }
   }
   EXPECT_GT(depthwise_weights, 0);
+}
+
+TEST(ExecutorTest, StepsMatchTheReferencesAdamW) {
+  const Graph graph = EveryOperation();
+  PlanOptions options;
+  options.batch = 4;
+  options.update = Update::kAfterBackward;
+  Fixture s(graph, options, 2, 1, Optimizer::kAdamW);
+  UpdateParams params;
+  params.adamw.lr = 0.01;
+  params.adamw.weight_decay = 0.5;
+  params.decay_norm_and_bias = false;
+  std::vector<std::vector<float>> m(graph.parameters().size()), v(graph.parameters().size());
+  for (int64_t step = 1; step <= 3; ++step) {
+    s.executor->SetUpdate(params);
+    s.executor->Forward();
+    s.executor->Backward();
+    std::vector<std::vector<float>> expected;
+    for (size_t i = 0; i < graph.parameters().size(); ++i) {
+      const Parameter& p = graph.parameters()[i];
+      const float* const w = s.state->parameter(static_cast<int>(i));
+      expected.emplace_back(w, w + p.count());
+      m[i].resize(expected[i].size());
+      v[i].resize(expected[i].size());
+      AdamWParams rule = params.adamw;
+      rule.step = step;
+      if (p.norm_or_bias()) rule.weight_decay = 0;
+      AdamWUpdateNaive<float>(rule, p.count(), expected[i].data(),
+                              s.executor->gradient(static_cast<int>(i)), m[i].data(), v[i].data());
+    }
+    s.executor->ApplyUpdate();
+    for (size_t i = 0; i < graph.parameters().size(); ++i) {
+      const float* const w = s.state->parameter(static_cast<int>(i));
+      for (size_t k = 0; k < expected[i].size(); ++k) {
+        ASSERT_NEAR(w[k], expected[i][k], 1e-6) << graph.parameters()[i].name << " step " << step;
+      }
+    }
+  }
 }
 
 // Names must live until the trace is written: a kernel's local array does not.

@@ -1,8 +1,10 @@
 #include "models/train/evaluate.h"
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
+#include "core/check.h"
 #include "gtest/gtest.h"
 #include "models/model.h"
 
@@ -107,6 +109,69 @@ TEST(EvaluateTest, LastPartialBatchCounts) {
   options.cancelled = [] { return true; };
   EXPECT_TRUE(
       absl::IsCancelled(Evaluate(*graph, state->get(), *data->test, options, ctx).status()));
+}
+
+// Loss and mirroring against the probabilities of images on their own.
+TEST(EvaluateTest, LossAndMirroringAreThoseOfSingleImages) {
+  ModelOptions model_options;
+  model_options.image_h = model_options.image_w = 16;
+  auto graph = BuildModel("mobilenetv1", model_options);
+  ASSERT_TRUE(graph.ok());
+  auto state = ModelState::Create(*graph, Optimizer::kNone, nullptr);
+  ASSERT_TRUE(state.ok());
+  (*state)->Initialize(*graph, 1);
+  for (size_t i = 0; i < graph->parameters().size(); ++i) {  // probabilities that differ
+    const Parameter& p = graph->parameters()[i];
+    float* const w = (*state)->parameter(static_cast<int>(i));
+    if (p.name == "classifier.weight")
+      std::transform(w, w + p.count(), w, [](float v) { return 2e4f * v; });
+  }
+  DataOptions data_options;
+  data_options.synthetic_images = 24;  // 6 for testing
+  auto data = LoadDataset(data_options, nullptr);
+  ASSERT_TRUE(data.ok());
+  const ImageSet& images = *data->test;
+  EvaluateOptions options;
+  options.normalization = {{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}};
+  options.batch = 4;
+  Context ctx(2);
+  double loss = 0, mirrored_loss = 0, largest_difference = 0;
+  for (int64_t i = 0; i < images.count(); ++i) {
+    auto one = ImageSet::Create(1, images.height(), images.width(), 3, nullptr);
+    auto mirrored = ImageSet::Create(1, images.height(), images.width(), 3, nullptr);
+    ASSERT_TRUE(one.ok() && mirrored.ok());
+    for (int64_t h = 0; h < images.height(); ++h) {
+      for (int64_t w = 0; w < images.width(); ++w) {
+        for (int64_t c = 0; c < 3; ++c) {
+          const uint8_t value = images.image(i)[(h * images.width() + w) * 3 + c];
+          one->image(0)[(h * images.width() + w) * 3 + c] = value;
+          mirrored->image(0)[(h * images.width() + images.width() - 1 - w) * 3 + c] = value;
+        }
+      }
+    }
+    const auto probabilities = [&](const ImageSet& set, bool flip) {
+      auto p = ClassProbabilities(*graph, state->get(), set, options.normalization, flip, ctx);
+      CNN_CHECK(p.ok());
+      return *std::move(p);
+    };
+    const auto p = probabilities(*one, false), q = probabilities(*mirrored, false);
+    const auto both = probabilities(*one, true);
+    for (size_t c = 0; c < p.size(); ++c) {
+      EXPECT_NEAR(both[c], (p[c] + q[c]) / 2, 1e-7);
+      largest_difference = std::max(largest_difference, std::fabs(p[c] - q[c]));
+    }
+    const auto label = static_cast<size_t>(images.label(i));
+    loss -= std::log(p[label]) / static_cast<double>(images.count());
+    mirrored_loss -= std::log((p[label] + q[label]) / 2) / static_cast<double>(images.count());
+  }
+  EXPECT_GT(largest_difference, 1e-4) << "the mirror image is another image";
+  const auto plain = Evaluate(*graph, state->get(), images, options, ctx);
+  ASSERT_TRUE(plain.ok());
+  EXPECT_NEAR(plain->loss, loss, 1e-5);
+  options.flip = true;
+  const auto flipped = Evaluate(*graph, state->get(), images, options, ctx);
+  ASSERT_TRUE(flipped.ok());
+  EXPECT_NEAR(flipped->loss, mirrored_loss, 1e-5);
 }
 
 }  // namespace
