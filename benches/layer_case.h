@@ -105,6 +105,9 @@ class LayerCase {
   void RequestWorkspace(size_t bytes);
   Workspace workspace() const { return {reinterpret_cast<std::byte*>(scratch_), workspace_bytes_}; }
 
+  // What was requested; nothing is filled yet.
+  absl::Status Allocate();
+
   // Fills the inputs, once they exist.
   virtual void Fill() = 0;
   // Brings tensors that are read and updated (running statistics) back to their first values.
@@ -133,7 +136,6 @@ class LayerCase {
                                                               LayerPass pass,
                                                               const LayerCaseOptions& options,
                                                               Context& ctx);
-  absl::Status Allocate();
 
   std::vector<Buffer> buffers_;
   std::unique_ptr<Arena> arena_;

@@ -93,13 +93,18 @@ absl::Status CheckModel(const Graph& graph, PlanOptions options, Context& ctx) {
   (*state)->Initialize(graph, kModelBenchSeed);
   ReferenceModel<float> reference(graph, kCheckBatch, options.training, options.label_smoothing);
   reference.CopyState(**state);
-  reference.SetDropoutPosition(kModelBenchSeed, 0);
-  FillModelInputs(reference.input(), reference.labels().data(), graph.num_classes());
-  reference.Forward();
+  return CompareWithReference(graph, options, state->get(), &reference, ctx);
+}
+
+absl::Status CompareWithReference(const Graph& graph, const PlanOptions& options, ModelState* state,
+                                  ReferenceModel<float>* reference, Context& ctx) {
+  reference->SetDropoutPosition(kModelBenchSeed, 0);
+  FillModelInputs(reference->input(), reference->labels().data(), graph.num_classes());
+  reference->Forward();
 
   absl::StatusOr<Plan> plan = MakePlan(graph, options);
   if (!plan.ok()) return plan.status();
-  auto created = Executor::Create(graph, *std::move(plan), state->get(), ctx);
+  auto created = Executor::Create(graph, *std::move(plan), state, ctx);
   if (!created.ok()) return created.status();
   Executor& executor = **created;
   executor.SetDropoutPosition(kModelBenchSeed, 0);
@@ -109,24 +114,25 @@ absl::Status CheckModel(const Graph& graph, PlanOptions options, Context& ctx) {
 
   Checker checker(graph);
   const ConstTensor logits = executor.logits();
-  for (int64_t n = 0; n < kCheckBatch; ++n) {
-    checker.Compare("logits", logits.Pixel(n), reference.logits().Pixel(n), logits.c, kBound);
+  for (int64_t n = 0; n < logits.n; ++n) {
+    checker.Compare("logits", logits.Pixel(n), reference->logits().Pixel(n), logits.c, kBound);
   }
   if (options.loss) {
     const float loss = executor.loss();
-    const float expected = reference.loss();
+    const float expected = reference->loss();
     checker.Compare("loss", &loss, &expected, 1, kBound);
   }
   if (options.training) {
     for (size_t i = 0; i < graph.buffers().size(); ++i) {
       const Buffer& buffer = graph.buffers()[i];
       const int index = static_cast<int>(i);
-      checker.Compare(buffer.name, (*state)->buffer(index), reference.buffer(index).data(),
+      checker.Compare(buffer.name, state->buffer(index), reference->buffer(index).data(),
                       buffer.count, kBound);
     }
   }
   if (!options.backward || !checker.status().ok()) return checker.status();
 
+  const bool updates = options.update != Update::kNone;
   // Without decay, and with a momentum that was zero, one update leaves the gradient in it.
   UpdateParams update;
   update.sgd.lr = 0;
@@ -134,14 +140,14 @@ absl::Status CheckModel(const Graph& graph, PlanOptions options, Context& ctx) {
   executor.SetUpdate(update);
   executor.Backward();
   if (options.update == Update::kAfterBackward) executor.ApplyUpdate();
-  reference.Backward();
+  reference->Backward();
   std::vector<double> errors;
   for (size_t i = 0; i < graph.parameters().size(); ++i) {
     const Parameter& parameter = graph.parameters()[i];
     const int index = static_cast<int>(i);
     checker.Compare(absl::StrCat("gradient of ", parameter.name),
-                    updates ? (*state)->momentum(index) : executor.gradient(index),
-                    reference.gradient(index).data(), parameter.count(), kGradientBound, &errors);
+                    updates ? state->momentum(index) : executor.gradient(index),
+                    reference->gradient(index).data(), parameter.count(), kGradientBound, &errors);
   }
   checker.CompareMedian(std::move(errors));
   return checker.status();

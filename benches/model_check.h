@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "core/context.h"
 #include "models/graph.h"
+#include "models/model_state.h"
 #include "models/plan.h"
 #include "models/reference_model.h"
 
@@ -27,6 +28,11 @@ void FillModelInputs(Tensor images, int32_t* labels, int64_t num_classes);
 // With an update the gradients are read from the momentum that the first step leaves. Everything is
 // freed on return. FailedPrecondition names the tensor.
 absl::Status CheckModel(const Graph& graph, PlanOptions options, Context& ctx);
+
+// The same for the weights in `state` on the optimized side and those in `reference` on the other;
+// options.batch is the reference's.
+absl::Status CompareWithReference(const Graph& graph, const PlanOptions& options, ModelState* state,
+                                  ReferenceModel<float>* reference, Context& ctx);
 
 }  // namespace classicnn
 

@@ -70,6 +70,41 @@ TEST(LayerCase, OptimizedAgreesWithTheReferenceForEveryLayerPassAndThreadCount) 
   }
 }
 
+// A layer whose optimized side is off by a factor.
+class OffBy : public LayerCase {
+ public:
+  OffBy(float factor, Context& ctx)
+      : LayerCase(Shape(LayerKind::kRelu, "n1c8h1w2"), LayerPass::kForward, ctx), factor_(factor) {
+    Request("x", &x_, 16, MemoryCategory::kActivations);
+    RequestOutput("y", &y_, 16, MemoryCategory::kActivations);
+    EXPECT_TRUE(Allocate().ok());
+    OffBy::Fill();
+  }
+  void RunOptimized() override { Write(factor_); }
+  void RunNaive() override { Write(1); }
+
+ private:
+  void Fill() override { FillRandom("x", x_, 16); }
+  void Write(float factor) {
+    for (int i = 0; i < 16; ++i) y_[i] = factor * x_[i];
+  }
+
+  float factor_;
+  float* x_ = nullptr;
+  float* y_ = nullptr;
+};
+
+TEST(LayerCase, AWrongResultFailsItsCheck) {
+  Context ctx(1);
+  EXPECT_TRUE(OffBy(1.00005f, ctx).Check().ok());
+  for (const float factor : {1.0002f, 0.99f, -1.0f, 0.0f, std::nanf("")}) {
+    OffBy layer(factor, ctx);
+    const absl::Status status = layer.Check();
+    EXPECT_TRUE(absl::IsFailedPrecondition(status)) << factor << ": " << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("y")) << factor;
+  }
+}
+
 TEST(LayerCase, EveryUsableAlgorithmAgrees) {
   Context ctx(2);
   const LayerShape shape = Shape(LayerKind::kConv2d, "n2c32h8w8k32r3s1p1");

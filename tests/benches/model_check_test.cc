@@ -1,5 +1,6 @@
 #include "benches/model_check.h"
 
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,7 +16,7 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-// A small network with every kind of edge; `smaller` leaves out nothing but changes a padding.
+// A small network with every kind of edge.
 Graph SmallGraph() {
   GraphBuilder g("small", 8, 8, 3);
   NodeId x = g.Conv2d("conv1", g.input(), {16, 3, 1, 1});
@@ -55,6 +56,77 @@ TEST(ModelCheck, PassesForEveryKindOfPlan) {
     EXPECT_TRUE(status.ok()) << status;
     EXPECT_EQ(ctx.memory().current(), 0) << "everything is freed before a plan is timed";
   }
+}
+
+// What the optimized side is given is wrong by as little as should be noticed.
+class ModelCheckFails : public testing::Test {
+ protected:
+  ModelCheckFails() : graph_(SmallGraph()), ctx_(2), reference_(graph_, 2, /*training=*/true) {
+    auto state = ModelState::Create(graph_, Optimizer::kSgd, nullptr);
+    EXPECT_TRUE(state.ok());
+    state_ = *std::move(state);
+    state_->Initialize(graph_, 1);
+    reference_.CopyState(*state_);
+  }
+  absl::Status Compare() {
+    PlanOptions options = Training(Update::kFused);
+    options.batch = 2;
+    options.num_threads = 2;
+    return CompareWithReference(graph_, options, state_.get(), &reference_, ctx_);
+  }
+  void ExpectNamed(const std::string& what) {
+    const absl::Status status = Compare();
+    EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("wrong result: small: " + what));
+  }
+  int Parameter(const std::string& name) const {
+    for (size_t i = 0; i < graph_.parameters().size(); ++i) {
+      if (graph_.parameters()[i].name == name) return static_cast<int>(i);
+    }
+    ADD_FAILURE() << name;
+    return 0;
+  }
+
+  Graph graph_;
+  Context ctx_;
+  ReferenceModel<float> reference_;
+  std::unique_ptr<ModelState> state_;
+};
+
+TEST_F(ModelCheckFails, NotWhereAllIsRight) { EXPECT_TRUE(Compare().ok()); }
+
+TEST_F(ModelCheckFails, ForALayerThatIsOffByOnePercent) {
+  const int i = Parameter("fc.weight");
+  for (int64_t k = 0; k < graph_.parameters()[static_cast<size_t>(i)].count(); ++k) {
+    state_->parameter(i)[k] *= 1.01f;
+  }
+  ExpectNamed("logits");
+}
+
+TEST_F(ModelCheckFails, ForRunningStatistics) {
+  state_->buffer(0)[0] += 1;
+  ExpectNamed("bn1.running_mean");
+}
+
+TEST_F(ModelCheckFails, ForOneWrongGradient) {
+  const int i = Parameter("conv2.weight");  // what momentum there was is taken for gradient
+  for (int64_t k = 0; k < graph_.parameters()[static_cast<size_t>(i)].count(); ++k) {
+    state_->momentum(i)[k] = 1;
+  }
+  ExpectNamed("gradient of conv2.weight");
+}
+
+TEST_F(ModelCheckFails, ForManyGradientsThatAreALittleWrong) {
+  ASSERT_TRUE(Compare().ok());  // for the reference's gradients
+  state_->Initialize(graph_, 1);
+  reference_.CopyState(*state_);
+  for (size_t i = 0; i < graph_.parameters().size(); ++i) {
+    const auto& gradient = reference_.gradient(static_cast<int>(i));
+    for (size_t k = 0; k < gradient.size(); ++k) {
+      state_->momentum(static_cast<int>(i))[k] = 0.15f / 0.9f * gradient[k];
+    }
+  }
+  ExpectNamed("the median of the gradients");
 }
 
 TEST(ModelCheck, InputsDependOnTheSeedAlone) {

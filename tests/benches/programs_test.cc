@@ -99,6 +99,17 @@ TEST(BenchLayers, NamesCountersAndLabelsAreThoseOfTheContract) {
   EXPECT_NEAR(relu.at("bytes_per_second").get<double>() *
                   (relu.at("real_time").get<double>() * 1e-6) / (3 * 4 * 2 * 8 * 6 * 6),
               1, 1e-6);
+  // And fractions from the peaks that the context names.
+  const auto peak = [&](const char* what, int threads) {
+    return std::stod(
+        json.at("context").value(absl::StrCat("peak_", what, "_threads_", threads), "0"));
+  };
+  EXPECT_NEAR(conv.at("peak_fraction").get<double>() * peak("fma_gflops", 2) /
+                  conv.at("gflops").get<double>(),
+              1, 2e-3);
+  EXPECT_NEAR(relu.at("roofline_fraction").get<double>() * peak("copy_gigabytes_per_second", 1) *
+                  1e9 / relu.at("bytes_per_second").get<double>(),
+              1, 2e-2);
 }
 
 // The table for people: "/s" stands behind what is named per second, and behind nothing else.

@@ -43,6 +43,47 @@ std::vector<PlanOptions> Variants() {
   return variants;
 }
 
+// What a step reads and writes, counted by hand for steps that do little else.
+TEST(PlanTest, BytesAreThoseOfTheTensors) {
+  PlanOptions options;
+  options.batch = 8;
+  options.fusion = false;
+  options.update = Update::kAfterBackward;
+  const auto graph = BuildModel("resnet18");
+  ASSERT_TRUE(graph.ok());
+  const auto plan = MakePlan(*graph, options);
+  ASSERT_TRUE(plan.ok());
+  int64_t relus = 0, adds = 0, updates = 0, convolutions = 0;
+  for (const Step& step : plan->steps) {
+    SCOPED_TRACE(step.name);
+    if (step.kind == StepKind::kUpdateParameter) {
+      const int64_t count =
+          graph->parameters()[static_cast<size_t>(step.parameter_gradients[0].index)].count();
+      EXPECT_EQ(step.bytes, 5 * 4 * count) << "gradient; weight and momentum, in and out";
+      ++updates;
+    }
+    if (step.node == kNoNode) continue;
+    const int64_t tensor = 4 * graph->shape(step.node, options.batch).size();
+    if (step.kind == StepKind::kReluForward) {
+      EXPECT_EQ(step.bytes, 2 * tensor);
+      ++relus;
+    } else if (step.kind == StepKind::kAddForward) {
+      EXPECT_EQ(step.bytes, 3 * tensor);
+      ++adds;
+    } else if (step.kind == StepKind::kConv2dForward) {
+      const Node& node = graph->node(step.node);
+      EXPECT_EQ(step.bytes,
+                tensor + 4 * graph->shape(node.inputs[0], options.batch).size() +
+                    4 * graph->parameters()[static_cast<size_t>(node.parameters[0])].count());
+      ++convolutions;
+    }
+  }
+  EXPECT_EQ(updates, 62);
+  EXPECT_EQ(convolutions, 20);
+  EXPECT_EQ(adds, 8);
+  EXPECT_GT(relus, 0);
+}
+
 TEST(PlanTest, LiveBuffersNeverOverlap) {
   for (const std::string& model : ModelNames()) {
     for (const PlanOptions& options : Variants()) {

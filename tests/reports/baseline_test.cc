@@ -62,6 +62,23 @@ TEST(ComparisonTest, HigherRatesAreBetter) {
   faster.models["vgg16"].train_step.images_per_second *= 2;
   const Comparison c(MakeResults(), faster);
   EXPECT_FALSE(c.Find("vgg16/train_step/images_per_second")->worse);
+  const Comparison back(faster, MakeResults());
+  EXPECT_TRUE(back.Find("vgg16/train_step/images_per_second")->worse);
+}
+
+TEST(ComparisonTest, GatesTrainingInferenceAndMemory) {
+  Results slower = MakeResults();
+  ModelResult& m = slower.models["vgg16"];
+  for (PassResult* pass : {&m.train_step, &m.inference, &m.inference_one}) {
+    for (double& s : pass->seconds.samples) s *= 2;
+  }
+  m.memory.peak_bytes *= 2;
+  m.memory.weights *= 2;  // is shown and not gated: it is a part of the peak
+  EXPECT_THAT(Comparison(MakeResults(), slower).Regressions(50),
+              testing::UnorderedElementsAre(
+                  HasSubstr("vgg16/train_step/seconds"), HasSubstr("vgg16/inference/seconds"),
+                  HasSubstr("vgg16/inference_one/seconds"), HasSubstr("vgg16/memory/peak_bytes")));
+  EXPECT_THAT(Comparison(slower, MakeResults()).Regressions(0), IsEmpty()) << "all is better";
 }
 
 TEST(ComparisonTest, FiguresOfOneSideHaveNoChange) {

@@ -7,7 +7,9 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "reports/format.h"
+#include "reports/peer.h"
 #include "reports/sections.h"
+#include "reports/speedups.h"
 #include "reports/training_runs.h"
 #include "tests/reports/fixtures.h"
 
@@ -264,6 +266,101 @@ TEST(ReportTest, ShowsChangesOfLimitsAndBoundsToo) {
   const std::string text = RenderMarkdown(BuildDocument(input));
   EXPECT_THAT(text, HasSubstr("−75.0%")) << "the time under a limit";
   EXPECT_THAT(text, HasSubstr("+900.0%")) << "the rate of what arithmetic bounds";
+}
+
+// The rows of the table whose caption begins like this, without tones.
+std::vector<std::vector<std::string>> RowsOf(const Document& d, const std::string& caption) {
+  std::vector<std::vector<std::string>> rows;
+  for (const Section& s : d.sections) {
+    for (const auto& block : s.blocks) {
+      const auto* table = std::get_if<Table>(&block);
+      if (table == nullptr || table->caption.rfind(caption, 0) != 0) continue;
+      for (const auto& cells : table->rows) {
+        rows.emplace_back();
+        for (const Cell& cell : cells) rows.back().push_back(cell.text);
+      }
+    }
+  }
+  return rows;
+}
+
+TEST(ReportTest, RanksAndFactsPointTheRightWay) {
+  ReportInput input;
+  input.results = MakeResults();
+  int64_t peak = 6000000;
+  for (const std::string& name : input.results.model_order) {
+    input.results.models[name].memory.peak_bytes = peak -= 1000000;
+  }
+  const Document d = BuildDocument(input);
+  using Row = std::vector<std::string>;
+  // Speed, inference, latency: by seconds; parameters; MACs; memory; share of the peak.
+  EXPECT_THAT(RowsOf(d, "Ranks"),
+              testing::ElementsAre(Row{"vgg16", "2", "2", "2", "5", "2", "5", "2"},
+                                   Row{"resnet18", "3", "3", "3", "4", "3", "4", "3"},
+                                   Row{"googlenet", "5", "5", "5", "2", "5", "3", "5"},
+                                   Row{"mobilenetv1", "1", "1", "1", "1", "1", "2", "1"},
+                                   Row{"densenet121", "4", "4", "4", "3", "4", "1", "4"}));
+  ASSERT_EQ(d.facts.size(), 4u);
+  EXPECT_EQ(d.facts[0].first, "MobileNetV1");
+  EXPECT_THAT(d.facts[0].second, HasSubstr("fastest: 640 images/s"));
+  EXPECT_EQ(d.facts[1].first, "MobileNetV1");
+  EXPECT_THAT(d.facts[1].second, HasSubstr("3.2"));
+  EXPECT_EQ(d.facts[2].first, "MobileNetV1");
+  EXPECT_THAT(d.facts[2].second, HasSubstr("10.0%"));
+  EXPECT_EQ(d.facts[3].first, "DenseNet-121");
+}
+
+TEST(ReportTest, ShowsHowThreadsScale) {
+  ReportInput input;
+  input.results = MakeResults();
+  const auto rows = RowsOf(BuildDocument(input), "A training step by thread count");
+  ASSERT_EQ(rows.size(), 5u);
+  for (const auto& row : rows) {
+    ASSERT_EQ(row.size(), 5u);
+    EXPECT_THAT(row[3], HasSubstr("1.90"));
+    EXPECT_EQ(row[4], "95.0%");
+  }
+}
+
+TEST(ReportTest, ShowsAnotherFramework) {
+  ReportInput input;
+  input.results = MakeResults();
+  PeerComparison peer;
+  peer.path = "peer.json";
+  peer.peer = "PyTorch 9";
+  peer.batch = 64;
+  peer.threads = 2;
+  PeerModel& m = peer.models["resnet18"];
+  m.ours.samples = {0.2};
+  m.peer.samples = {0.5};
+  m.peer_layout = "channels_last";
+  m.ours_peak_bytes = 300;
+  m.peer_peak_bytes = 1000;
+  input.peer = {peer};
+  const Document d = BuildDocument(input);
+  const auto rows = RowsOf(d, "A training step of 64 images on 2 threads, measured in turns");
+  ASSERT_EQ(rows.size(), 1u) << "of the models that the peer ran";
+  EXPECT_EQ(rows[0][0], "resnet18");
+  EXPECT_EQ(rows[0][3], "channels_last");
+  EXPECT_THAT(rows[0][4], HasSubstr("2.50"));
+  EXPECT_THAT(rows[0][7], HasSubstr("0.30"));
+  EXPECT_THAT(RenderMarkdown(d), HasSubstr("Against PyTorch 9"));
+}
+
+TEST(SpeedupsTest, AreTheReferencesTimeOverOurs) {
+  Results r = MakeResults();
+  SpeedupResult other = r.speedups[0];
+  other.pass = "backward_data";
+  other.optimized.samples = {1e-3};
+  other.reference.samples = {28e-3};
+  r.speedups.push_back(other);
+  const auto summaries = SummarizeSpeedups(r);
+  ASSERT_FALSE(summaries.empty());
+  EXPECT_EQ(summaries[0].problems, 2);
+  EXPECT_NEAR(summaries[0].geometric_mean, 14, 1e-9);
+  EXPECT_NEAR(summaries[0].least, 7, 1e-9);
+  EXPECT_NEAR(summaries[0].most, 28, 1e-9);
+  EXPECT_THAT(summaries[0].least_shape, HasSubstr("forward"));
 }
 
 TEST(FormatTest, Figures) {

@@ -33,6 +33,15 @@ grep -q 'measured peak stayed within every limit' "$out/report.md" || fail "a li
   --baseline="$out/results.json" --fail_above=400 >/dev/null || fail "a gate of 400% failed"
 grep -q 'Changes against the baseline' "$folder/again/report.md" || fail "no changes shown"
 
+# Bytes have no noise: against a baseline that claims a thousand of them the gate closes.
+sed -E 's/"peak_bytes":[0-9]+/"peak_bytes":1000/g' "$out/results.json" >"$folder/small.json"
+status=0
+"$program" --quick --models=mobilenetv1 --batch=2 --threads=1 --out="$folder/gated" \
+  --baseline="$folder/small.json" --fail_above=50 >/dev/null 2>"$folder/stderr" || status=$?
+[[ "$status" == 1 ]] || fail "a gate that is not met exited with $status, not 1"
+grep -q 'mobilenetv1/memory/peak_bytes' "$folder/stderr" || fail "what is worse is not named"
+[[ -s "$folder/gated/index.html" ]] || fail "a gate that is not met left no report"
+
 # refuse WHAT_STDERR_NAMES ARGUMENT...
 refuse() {
   local named="$1" status=0

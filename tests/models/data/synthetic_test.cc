@@ -1,5 +1,6 @@
 #include "models/data/synthetic.h"
 
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -34,6 +35,13 @@ TEST(SyntheticTest, SizesAndClasses) {
 TEST(SyntheticTest, DependsOnTheSeedAlone) {
   EXPECT_EQ(Make(1, 40).train->Fingerprint(), Make(1, 40).train->Fingerprint());
   EXPECT_NE(Make(1, 40).train->Fingerprint(), Make(2, 40).train->Fingerprint());
+  // What is tested on was not trained on.
+  const Dataset both = Make(1, 40);
+  for (int64_t i = 0; i < both.test->count(); ++i) {
+    for (int64_t k = 0; k < both.train->count(); ++k) {
+      EXPECT_NE(std::memcmp(both.test->image(i), both.train->image(k), 3072), 0) << i << " " << k;
+    }
+  }
   // An image does not depend on how many there are.
   const Dataset few = Make(1, 20), many = Make(1, 40);
   EXPECT_EQ(std::string(reinterpret_cast<const char*>(few.train->image(19)), 3072),
