@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -300,6 +301,25 @@ TEST(Conv2dWinogradChoice, IsMadeByShape) {
   EXPECT_EQ(first(Winograd(4, 512, 4, 4, 512, 1)), Conv2dAlgorithm::kFewPixels);
   EXPECT_NE(first(Winograd(1, 64, 8, 8, 64, 1)), Conv2dAlgorithm::kFewPixels);
   EXPECT_EQ(first(Winograd(16, 512, 4, 4, 512, 1)), Conv2dAlgorithm::kWinograd4);
+  // Gradients of 3 x 3 and 5 x 5 convolutions take the same ones where the choice is clear.
+  const std::pair<Conv2dShape, Conv2dAlgorithm> clear[] = {
+      {Winograd(64, 64, 32, 32, 64, 1), Conv2dAlgorithm::kWinograd4},
+      {Winograd(16, 256, 8, 8, 256, 1), Conv2dAlgorithm::kWinograd4},
+      {Winograd(64, 512, 4, 4, 512, 1), Conv2dAlgorithm::kWinograd4},
+      {Winograd(64, 64, 6, 6, 64, 1), Conv2dAlgorithm::kWinograd2},
+      {Winograd(64, 512, 2, 2, 512, 1), Conv2dAlgorithm::kDirect},
+      {Winograd(64, 16, 8, 8, 8, 1), Conv2dAlgorithm::kDirect},
+      {Winograd(1, 64, 8, 8, 64, 1), Conv2dAlgorithm::kDirect},
+      {Winograd(1, 512, 4, 4, 512, 1), Conv2dAlgorithm::kFewPixels},
+      {Winograd5(64, 32, 8, 8, 64, 2), Conv2dAlgorithm::kWinograd4x5},
+      {Winograd5(64, 32, 2, 2, 64, 2), Conv2dAlgorithm::kDirect},
+  };
+  for (const auto& [shape, expected] : clear) {
+    for (const Conv2dPass pass : {Conv2dPass::kBackwardData, Conv2dPass::kBackwardWeights}) {
+      EXPECT_EQ(Conv2dAlgorithms(shape, pass).front(), expected)
+          << shape.in_channels << " to " << shape.out_channels << " at " << shape.h;
+    }
+  }
   for (const Conv2dAlgorithm a :
        Conv2dAlgorithms(Winograd(64, 64, 32, 32, 64, 1), Conv2dPass::kForward,
                         /*allow_winograd=*/false)) {
