@@ -18,6 +18,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
+#include "tests/models/data/make_png.h"
 #include "tests/testing/temp_folder.h"
 
 namespace classicnn {
@@ -185,6 +186,12 @@ TEST(CnnTrainTest, TrainsAndEvaluates) {
   const size_t at = log.rfind("\"test_accuracy\":");
   const double accuracy = std::stod(log.substr(at + 16));
   EXPECT_NEAR(std::stod(e.out.substr(e.out.find("top-1") + 6)), 100 * accuracy, 0.006);
+  // And the loss, which few images tell apart better: another normalization would show.
+  const double loss = std::stod(log.substr(log.rfind("\"test_loss\":") + 12));
+  EXPECT_NEAR(std::stod(e.out.substr(e.out.find("loss  ") + 6)), loss, 1e-6);
+  const Result mirrored = RunEval(folder, {eval[0], eval[1], "--flip"});
+  EXPECT_EQ(mirrored.code, 0) << mirrored.err;
+  EXPECT_NE(std::stod(mirrored.out.substr(mirrored.out.find("loss  ") + 6)), loss);
 
   EXPECT_EQ(RunEval(folder, {"--model=vgg16", eval[0]}).code, 2);
   EXPECT_EQ(RunEval(folder, {}).code, 2);
@@ -194,6 +201,24 @@ TEST(CnnTrainTest, TrainsAndEvaluates) {
   const Result nameless = RunEval(folder, {eval[0], "--image="});
   EXPECT_EQ(nameless.code, 2);
   EXPECT_THAT(nameless.err, HasSubstr("--image is empty"));
+
+  // A picture: the five best of the classes, best first.
+  const std::string picture = folder.Write("a.png", Png(40, 30, "\x0a\x64\xc8"));
+  const Result classified = RunEval(folder, {eval[0], "--image=" + picture});
+  EXPECT_EQ(classified.code, 0) << classified.err;
+  const std::vector<std::string> lines = absl::StrSplit(classified.out, '\n', absl::SkipEmpty());
+  ASSERT_EQ(lines.size(), 6u) << classified.out;
+  EXPECT_EQ(lines[0], picture);
+  double before = 100, sum = 0;
+  for (size_t i = 1; i < 6; ++i) {
+    const double percent = std::stod(lines[i]);
+    EXPECT_LE(percent, before);
+    EXPECT_THAT(lines[i], HasSubstr("%  class "));
+    before = percent;
+    sum += percent;
+  }
+  EXPECT_GE(sum, 49.9) << "half of ten classes, the better one";
+  EXPECT_LE(sum, 100.1);
 
   const Result again = RunTrain(folder, {"--resume", "--out=" + run});
   EXPECT_EQ(again.code, 0);
