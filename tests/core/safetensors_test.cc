@@ -252,13 +252,14 @@ TEST_F(SafetensorsTest, AnyFlippedHeaderBitIsReadOrRefusedButNeverTrusted) {
     const auto file = OpenContents(broken);
     if (!file.ok()) continue;
     for (const auto& entry : file->entries()) {
-      // As many bytes as the shape says, every one of which can be read: the address sanitizer
-      // watches.
+      // As many bytes as the shape says.
       int64_t count = 1;
       for (const int64_t side : entry.shape) count *= side;
       EXPECT_EQ(static_cast<int64_t>(entry.bytes.size()), count * DTypeBytes(entry.dtype));
-      const std::string bytes(entry.bytes.begin(), entry.bytes.end());
-      EXPECT_EQ(bytes.size(), entry.bytes.size());
+      // Every one can be read: the address sanitizer watches.
+      volatile uint8_t sink = 0;
+      for (const uint8_t byte : entry.bytes) sink = byte;
+      static_cast<void>(sink);
     }
   }
 }

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "core/check.h"
@@ -64,19 +66,33 @@ TEST(EvaluateTest, LogitsFarApartKeepTheirRanksAndLosses) {
   EXPECT_EQ(e.top5, 1);
 }
 
+// A network that was never trained, and images.
+struct Small {
+  explicit Small(int64_t train_images) {
+    ModelOptions model_options;
+    model_options.image_h = model_options.image_w = 16;
+    auto built = BuildModel("mobilenetv1", model_options);
+    CNN_CHECK(built.ok());
+    graph = *std::move(built);
+    auto created = ModelState::Create(graph, Optimizer::kNone, nullptr);
+    CNN_CHECK(created.ok());
+    state = *std::move(created);
+    state->Initialize(graph, 1);
+    DataOptions data_options;
+    data_options.synthetic_images = train_images;
+    auto loaded = LoadDataset(data_options, nullptr);
+    CNN_CHECK(loaded.ok());
+    data = *std::move(loaded);
+  }
+
+  Graph graph;
+  std::unique_ptr<ModelState> state;
+  Dataset data;
+};
+
 // Every image once, whatever the batch, and the same result for any number of threads.
 TEST(EvaluateTest, LastPartialBatchCounts) {
-  ModelOptions model_options;
-  model_options.image_h = model_options.image_w = 16;
-  auto graph = BuildModel("mobilenetv1", model_options);
-  ASSERT_TRUE(graph.ok());
-  auto state = ModelState::Create(*graph, Optimizer::kNone, nullptr);
-  ASSERT_TRUE(state.ok());
-  (*state)->Initialize(*graph, 1);
-  DataOptions data_options;
-  data_options.synthetic_images = 52;  // 13 for testing
-  auto data = LoadDataset(data_options, nullptr);
-  ASSERT_TRUE(data.ok());
+  Small small(52);  // 13 for testing
   EvaluateOptions options;
   options.normalization = {{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}};
   std::vector<Evaluation> results;
@@ -90,7 +106,7 @@ TEST(EvaluateTest, LastPartialBatchCounts) {
         EXPECT_EQ(total, 13);
         last = done;
       };
-      auto e = Evaluate(*graph, state->get(), *data->test, options, ctx);
+      auto e = Evaluate(small.graph, small.state.get(), *small.data.test, options, ctx);
       ASSERT_TRUE(e.ok()) << e.status();
       EXPECT_EQ(e->images, 13);
       EXPECT_EQ(last, 13);
@@ -107,30 +123,20 @@ TEST(EvaluateTest, LastPartialBatchCounts) {
   Context ctx(1);
   options.progress = nullptr;
   options.cancelled = [] { return true; };
-  EXPECT_TRUE(
-      absl::IsCancelled(Evaluate(*graph, state->get(), *data->test, options, ctx).status()));
+  EXPECT_TRUE(absl::IsCancelled(
+      Evaluate(small.graph, small.state.get(), *small.data.test, options, ctx).status()));
 }
 
 // Loss and mirroring against the probabilities of images on their own.
 TEST(EvaluateTest, LossAndMirroringAreThoseOfSingleImages) {
-  ModelOptions model_options;
-  model_options.image_h = model_options.image_w = 16;
-  auto graph = BuildModel("mobilenetv1", model_options);
-  ASSERT_TRUE(graph.ok());
-  auto state = ModelState::Create(*graph, Optimizer::kNone, nullptr);
-  ASSERT_TRUE(state.ok());
-  (*state)->Initialize(*graph, 1);
-  for (size_t i = 0; i < graph->parameters().size(); ++i) {  // probabilities that differ
-    const Parameter& p = graph->parameters()[i];
-    float* const w = (*state)->parameter(static_cast<int>(i));
-    if (p.name == "classifier.weight")
-      std::transform(w, w + p.count(), w, [](float v) { return 2e4f * v; });
+  Small small(24);                                                // 6 for testing
+  for (size_t i = 0; i < small.graph.parameters().size(); ++i) {  // probabilities that differ
+    const Parameter& p = small.graph.parameters()[i];
+    float* const w = small.state->parameter(static_cast<int>(i));
+    if (p.name != "classifier.weight") continue;
+    std::transform(w, w + p.count(), w, [](float v) { return 2e4f * v; });
   }
-  DataOptions data_options;
-  data_options.synthetic_images = 24;  // 6 for testing
-  auto data = LoadDataset(data_options, nullptr);
-  ASSERT_TRUE(data.ok());
-  const ImageSet& images = *data->test;
+  const ImageSet& images = *small.data.test;
   EvaluateOptions options;
   options.normalization = {{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}};
   options.batch = 4;
@@ -150,7 +156,8 @@ TEST(EvaluateTest, LossAndMirroringAreThoseOfSingleImages) {
       }
     }
     const auto probabilities = [&](const ImageSet& set, bool flip) {
-      auto p = ClassProbabilities(*graph, state->get(), set, options.normalization, flip, ctx);
+      auto p =
+          ClassProbabilities(small.graph, small.state.get(), set, options.normalization, flip, ctx);
       CNN_CHECK(p.ok());
       return *std::move(p);
     };
@@ -165,11 +172,11 @@ TEST(EvaluateTest, LossAndMirroringAreThoseOfSingleImages) {
     mirrored_loss -= std::log((p[label] + q[label]) / 2) / static_cast<double>(images.count());
   }
   EXPECT_GT(largest_difference, 1e-4) << "the mirror image is another image";
-  const auto plain = Evaluate(*graph, state->get(), images, options, ctx);
+  const auto plain = Evaluate(small.graph, small.state.get(), images, options, ctx);
   ASSERT_TRUE(plain.ok());
   EXPECT_NEAR(plain->loss, loss, 1e-5);
   options.flip = true;
-  const auto flipped = Evaluate(*graph, state->get(), images, options, ctx);
+  const auto flipped = Evaluate(small.graph, small.state.get(), images, options, ctx);
   ASSERT_TRUE(flipped.ok());
   EXPECT_NEAR(flipped->loss, mirrored_loss, 1e-5);
 }

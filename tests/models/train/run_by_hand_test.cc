@@ -164,11 +164,11 @@ TEST(RunByHandTest, SgdWithAMovingAverage) {
   TrainOptions options = AllOptions();
   options.weight_decay = 0.01;
   options.decay_norm_and_bias = true;
-  options.ema = 0.45;  // the ramp reaches it: 2/11, 3/12, 4/13, 5/14, 6/15, then 0.4375
+  options.ema = 0.45;  // beyond the ramp: 2/11, 3/12, 4/13, 5/14, 6/15, 7/16
   UpdateParams update;
   update.sgd = {kRate, 0.9, 0.01, false};
   ExpectSameAsByHand(options, Optimizer::kSgd, update);
-  options.ema = 0.3;  // after two steps
+  options.ema = 0.3;  // which the ramp passes after two steps
   ExpectSameAsByHand(options, Optimizer::kSgd, update);
 }
 
