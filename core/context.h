@@ -33,10 +33,11 @@ class Context {
   // the same time have the same one: use it to index per-thread scratch. `zone` names the work in
   // traces ("conv2d.forward.direct"); it must be a string literal.
   //
-  // Pieces must be cut by the problem's shape alone, never by num_threads(), and must not combine
-  // their results in an order that depends on who runs them: that is what keeps results the same
-  // bits on any number of threads. Denormals are flushed to zero while body runs. Not reentrant:
-  // body must not call ParallelFor.
+  // Sums must be cut by the problem's shape alone, never by num_threads(), and pieces must not
+  // combine their results in an order that depends on who runs them: that is what keeps results the
+  // same bits on any number of threads. Which values a piece computes may depend on the threads,
+  // what a value is the sum of may not. Denormals are flushed to zero while body runs. Not
+  // reentrant: body must not call ParallelFor.
   void ParallelFor(const char* zone, int64_t count,
                    absl::FunctionRef<void(int64_t piece, int worker)> body);
 

@@ -19,9 +19,8 @@
 // y  [N, OH, OW, K]   OH = (H + 2*padding - R) / stride + 1, OW alike
 //
 // Depthwise convolution is groups == C == K. Views may have any pixel stride; y, dx and dw must not
-// overlap the inputs. Kernels allocate nothing: scratch comes in the workspace. The work is cut by
-// shape alone and sums over images have a fixed order, so results have the same bits on any number
-// of threads.
+// overlap the inputs. Kernels allocate nothing: scratch comes in the workspace. All sums are cut by
+// shape alone and have a fixed order, so results have the same bits on any number of threads.
 // Cost: N*OH*OW*K*R*R*C/G multiply-adds in each of the three passes.
 #ifndef CLASSICNN_LAYERS_CONV2D_CONV2D_H_
 #define CLASSICNN_LAYERS_CONV2D_CONV2D_H_

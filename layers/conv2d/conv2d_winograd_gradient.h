@@ -10,6 +10,8 @@
 
 namespace classicnn {
 
+// Pieces of the loop with the products, which that many threads share.
+int64_t WinogradGradientPieces(int64_t tile, const Conv2dShape& shape, int num_threads);
 size_t WinogradGradientWorkspaceBytes(int64_t tile, const Conv2dShape& shape, int num_threads);
 void WinogradGradient(int64_t tile, const Conv2dBackwardWeightsArgs<float>& args, Context& ctx);
 

@@ -257,6 +257,13 @@ struct WinogradScratch {
   }
 };
 
+// Tiles of a piece, where `count` are transformed for all threads. Each asks for the next one's
+// pixels, the last one in vain.
+inline int64_t WinogradInputTiles(int64_t count, int num_threads) {
+  const int64_t pieces = int64_t{4} * num_threads;
+  return (count + pieces - 1) / pieces;
+}
+
 }  // namespace classicnn
 
 #endif  // CLASSICNN_LAYERS_CONV2D_CONV2D_WINOGRAD_KERNELS_H_

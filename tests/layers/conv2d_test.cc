@@ -14,6 +14,8 @@
 #include "gtest/gtest.h"
 #include "hwy/highway.h"
 #include "hwy/tests/hwy_gtest.h"
+#include "layers/gemm.h"
+#include "layers/tap_product.h"
 #include "tests/testing/assertions.h"
 #include "tests/testing/buffers.h"
 
@@ -245,6 +247,16 @@ TEST_P(Conv2dTest, FewPixelsNeedNoCopyOfTheWeights) {
 }
 
 // Where backward weights applies the gradient, the weights are those of an update after it.
+// Its 64 pixels are rows of one narrow product.
+TEST_P(Conv2dTest, OneSmallImageIsSeveralPieces) {
+  TapProductSize size;
+  size.h = size.w = size.in_h = size.in_w = 8;
+  size.num_taps = 9;
+  size.in_channels = 128;
+  size.out_channels = ActiveGemmGeometry().panel_width();
+  EXPECT_GE(TapProductPieces(size), 64 / ActiveGemmGeometry().rows);
+}
+
 TEST_P(Conv2dTest, UpdatesOnTheWay) {
   const SgdParams sgd = {0.1, 0.9, 5e-4, true};
   AdamWParams adamw;
