@@ -19,7 +19,7 @@ int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 bool HasStrips(const Conv2dShape& s) { return s.kernel == 3 && s.stride <= 2; }
 
 // How a tensor is cut into blocks: groups of images or, where images are few and large, bands of
-// rows of each image; and chunks of channels. By shape alone, into at most a few hundred groups.
+// rows of each image, by shape alone, into at most a few hundred groups; and chunks of channels.
 class Cut {
  public:
   Cut(const Conv2dShape& s, Conv2dPass pass)
@@ -53,17 +53,24 @@ class Cut {
   }
 
   int64_t groups() const { return CeilDiv(n_, images_) * bands_; }
+  // Channels of a block, but for its group's last one, unless there are more threads than blocks.
+  int64_t chunk() const { return chunk_; }
 
-  // Runs body(block) for each block.
+  // Runs body(block) for each block. Many threads get narrower ones; each channel has its own sums.
   template <class Body>
   void ForEach(const char* zone, Context& ctx, const Body& body, bool stream = false) const {
-    ctx.ParallelFor(zone, groups() * chunks_, [&](int64_t piece, int) {
-      const int64_t group = piece / chunks_;
+    int64_t chunk = chunk_;
+    while (groups() * CeilDiv(channels_, chunk) < ctx.num_threads() && chunk >= 2 * kLeastChunk) {
+      chunk = CeilDiv(chunk, 2 * kLeastChunk) * kLeastChunk;
+    }
+    const int64_t chunks = CeilDiv(channels_, chunk);
+    ctx.ParallelFor(zone, groups() * chunks, [&](int64_t piece, int) {
+      const int64_t group = piece / chunks;
       const int64_t image = group / bands_ * images_;
       const int64_t band = group % bands_;
-      const int64_t c0 = piece % chunks_ * chunk_;
+      const int64_t c0 = piece % chunks * chunk;
       body(DepthwiseBlock{group, image, std::min(n_, image + images_), band * rows_ / bands_,
-                          (band + 1) * rows_ / bands_, c0, std::min(channels_, c0 + chunk_),
+                          (band + 1) * rows_ / bands_, c0, std::min(channels_, c0 + chunk),
                           stream});
     });
   }
@@ -72,6 +79,7 @@ class Cut {
   static constexpr int64_t kPieceElements = 8192;  // makes handing out a piece cheap
   static constexpr int64_t kPieces = 64;           // are enough without bands
   static constexpr int64_t kMaxGroups = 256;
+  static constexpr int64_t kLeastChunk = 32;
 
   int64_t n_;
   int64_t channels_;
@@ -246,7 +254,8 @@ void Backward(const Conv2dBackwardDataArgs<float>& data,
   cut.ForEach("conv2d.backward.depthwise", ctx, [&](const DepthwiseBlock& block) {
     float* const partial = weight_sums.Begin(block);
     if (epilogue) sums.Clear(block.group, block.c0, block.c1 - block.c0);
-    const int64_t images = std::max<int64_t>(1, kElements / (s.h * s.w * (block.c1 - block.c0)));
+    // How sums are cut must not depend on this block's channels.
+    const int64_t images = std::max<int64_t>(1, kElements / (s.h * s.w * cut.chunk()));
     for (int64_t n = block.image0; n < block.image1; n += images) {
       DepthwiseBlock part = block;
       part.image0 = n;

@@ -181,7 +181,7 @@ TEST_P(Conv2dDepthwise, SameBitsOnAnyNumberOfThreads) {
     const auto y = Forward(s, o, true, 1);
     const auto dx = BackwardData(s, o, true, 1);
     const auto dw = BackwardWeights(s, o, 1);
-    for (const int threads : {2, 3, 8}) {
+    for (const int threads : {2, 3, 8, 60}) {
       SCOPED_TRACE(threads);
       EXPECT_TRUE(SameBits(Forward(s, o, true, threads), y));
       EXPECT_TRUE(SameBits(BackwardData(s, o, true, threads), dx));

@@ -429,7 +429,7 @@ TEST_P(Conv2dFusionTest, SameBitsOnAnyNumberOfThreads) {
             absl::StrCat(text, " ", Conv2dPassName(pass), " ", Conv2dAlgorithmName(algorithm)));
         Context one(1);
         const std::vector<float> expected = c.Run(pass, algorithm, Store::kAdded, one);
-        for (const int threads : {2, 3, 8}) {
+        for (const int threads : {2, 8, 40}) {
           Context ctx(threads);
           const std::vector<float> actual = c.Run(pass, algorithm, Store::kAdded, ctx);
           EXPECT_EQ(std::memcmp(actual.data(), expected.data(), expected.size() * sizeof(float)), 0)
@@ -460,7 +460,7 @@ TEST_P(Conv2dFusionTest, BothBackwardsAtOnceMatchTheReferences) {
             const std::vector<float> expected = c.RunBackward(algorithm, store, ctx, hooks);
             c.ExpectMatchesReference(Conv2dPass::kBackwardData, store, hooks);
             c.ExpectMatchesReference(Conv2dPass::kBackwardWeights, store, hooks);
-            for (const int threads : {1, 3, 8}) {
+            for (const int threads : {1, 3, 40}) {
               Context other(threads);
               const std::vector<float> actual = c.RunBackward(algorithm, store, other, hooks);
               EXPECT_EQ(
