@@ -14,8 +14,8 @@ namespace {
 
 int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// How a reduction is cut: groups of images, and within each group parts of the result: ranges of
-// taps, of grad's channels (columns) and of in's channels (rows).
+// How a reduction is cut: groups of images (or of lines of few images), and within each group parts
+// of the result: ranges of taps, of grad's channels (columns) and of in's channels (rows).
 struct Cut {
   // Worth it for a prologue, or where each pixel meets many rows; only for a pixel's own.
   static bool Packs(const TapReductionSize& size) {
@@ -25,6 +25,7 @@ struct Cut {
 
   static constexpr int64_t kMaxPartialBytes = 8 << 20;
   static constexpr int64_t kPieces = 64;  // as many as threads should find work
+  static constexpr int64_t kFewPieces = 8;
   static constexpr int64_t kMinGroupPixels = 256;
   static constexpr int64_t kBlockPixels =
       64;  // reduced at once: their rows stay in the first-level cache
@@ -49,6 +50,14 @@ struct Cut {
     while (2 * groups <= std::min(images, kPieces) &&
            (2 * groups - 1) * result_floats * 4 <= kMaxPartialBytes &&
            images * pixels / (2 * groups) >= kMinGroupPixels) {
+      groups *= 2;
+    }
+    // Few images: groups of their lines, where parts of the result alone would be few pieces.
+    const int64_t most_parts = segments * std::max<int64_t>(1, rows / kRowRange) *
+                               std::max<int64_t>(1, columns / kColumnRange);
+    while (groups * most_parts < kFewPieces && 2 * groups <= images * size.h &&
+           images * pixels / (2 * groups) >= kMinGroupPixels &&
+           (2 * groups - 1) * result_floats * 4 <= kMaxPartialBytes) {
       groups *= 2;
     }
     int64_t wanted = DivideUp(kPieces, groups);
@@ -416,9 +425,11 @@ size_t TapReductionWorkspaceBytes(const TapReductionSize& size, int num_threads)
 }
 
 void RunTapReduction(const char* zone, const TapReduction& r, Workspace workspace, Context& ctx) {
-  const int64_t image_pixels = r.grad.h * r.grad.w;
   const int64_t columns = r.grad.c;
   const Cut cut(SizeOf(r));
+  const bool by_lines = cut.groups > r.in.n;
+  const int64_t units = by_lines ? r.in.n * r.grad.h : r.in.n;
+  const int64_t unit_pixels = by_lines ? r.grad.w : r.grad.h * r.grad.w;
   std::optional<TapGather> gather;
   if (cut.gathers) gather.emplace(r.in, r.taps, r.num_taps);
   const GemmGeometry geometry = ActiveGemmGeometry();
@@ -435,8 +446,8 @@ void RunTapReduction(const char* zone, const TapReduction& r, Workspace workspac
     const Range column_range(columns, cut.column_parts, part % cut.column_parts,
                              geometry.panel_width());
     const Range rows(cut.rows, cut.row_parts, part / cut.column_parts, 1);
-    const int64_t begin = r.in.n * group / cut.groups * image_pixels;
-    const int64_t end = r.in.n * (group + 1) / cut.groups * image_pixels;
+    const int64_t begin = units * group / cut.groups * unit_pixels;
+    const int64_t end = units * (group + 1) / cut.groups * unit_pixels;
     return PieceRange{segments, rows, column_range, begin, end};
   };
   const int64_t pieces = cut.groups * cut.parts();

@@ -4,10 +4,10 @@
 //   out[t.weights + c*out_stride + k] = sum over (n, i, j) of
 //       in[n, i*in_step + t.h, j*in_step + t.w, c] * grad[n, i, j, k]
 //
-// `in` outside its image is zero: such terms are left out. Images are summed in fixed groups whose
-// partial sums are added as a binary tree; where that would take more than 8 MB they are summed in
-// order and the work is cut over taps and channels instead. Prologues (layers/fusion.h) are done
-// for a block of pixels at a time, in scratch.
+// `in` outside its image is zero: such terms are left out. Images (or lines of few images) are
+// summed in fixed groups whose partial sums are added as a binary tree; where that would take more
+// than 8 MB they are summed in order and the work is cut over taps and channels instead. Prologues
+// (layers/fusion.h) are done for a block of pixels at a time, in scratch.
 #ifndef CLASSICNN_LAYERS_TAP_REDUCTION_H_
 #define CLASSICNN_LAYERS_TAP_REDUCTION_H_
 
