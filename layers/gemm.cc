@@ -15,7 +15,12 @@ HWY_BEFORE_NAMESPACE();
 namespace classicnn {
 namespace HWY_NAMESPACE {
 
-GemmGeometry Geometry() { return {kGemmRows, static_cast<int64_t>(hn::Lanes(GemmTag()))}; }
+GemmGeometry Geometry() { return {kGemmRows, static_cast<int64_t>(hn::Lanes(GemmTag())), 2}; }
+GemmGeometry WideGeometry() {
+  return kGemmWideRows == 0
+             ? Geometry()
+             : GemmGeometry{kGemmWideRows, static_cast<int64_t>(hn::Lanes(GemmTag())), 4};
+}
 
 // to[r * to_stride + j] = from[j * from_stride + r] for r in [0, kLineFloats), j in [0, 4).
 HWY_INLINE void Transpose4(const float* HWY_RESTRICT from, int64_t from_stride,
@@ -81,6 +86,19 @@ void Multiply(const GemmBlock* blocks, int64_t num_blocks, int64_t depth, const 
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(GemmTag()));
   for (int64_t i = 0; i < num_blocks; ++i) {
     const GemmBlock* const next = i + 1 < num_blocks ? &blocks[i + 1] : nullptr;
+    if constexpr (kGemmWideRows > 0) {
+      if (panel.columns > 2 * lanes) {
+        GemmDispatchRows<kGemmWideRows>(blocks[i].rows, [&](auto rows) HWY_ATTR {
+          constexpr int kRows = decltype(rows)::value;
+          if (panel.columns > 3 * lanes) {
+            GemmKernel<kRows, 4>(blocks[i], next, depth, panel, epilogue, prefetch);
+          } else {
+            GemmKernel<kRows, 3>(blocks[i], next, depth, panel, epilogue, prefetch);
+          }
+        });
+        continue;
+      }
+    }
     GemmDispatchRows<kGemmRows>(blocks[i].rows, [&](auto rows) HWY_ATTR {
       constexpr int kRows = decltype(rows)::value;
       if (panel.columns > lanes) {
@@ -126,12 +144,14 @@ HWY_AFTER_NAMESPACE();
 namespace classicnn {
 namespace {
 HWY_EXPORT(Geometry);
+HWY_EXPORT(WideGeometry);
 HWY_EXPORT(PackPanel);
 HWY_EXPORT(Multiply);
 HWY_EXPORT(Outer);
 }  // namespace
 
 GemmGeometry ActiveGemmGeometry() { return HWY_DYNAMIC_DISPATCH(Geometry)(); }
+GemmGeometry WideGemmGeometry() { return HWY_DYNAMIC_DISPATCH(WideGeometry)(); }
 
 void GemmPackPanel(const float* b, int64_t row_stride, int64_t column_stride, int64_t depth,
                    int64_t columns, float* packed) {

@@ -3,11 +3,11 @@
 //   Gemm:   out[i][j] (+)= sum over t, d of a[t][i][d] * b[t][d][j]      (rows given by pointers)
 //   Outer:  out[i][j] (+)= sum over p of a[p][i] * b[p][j]               (a reduction over pixels)
 //
-// Both keep a block of `rows` x two vectors of sums in registers. Gemm reads A in place: each row
-// of a block is a pointer for every segment t (a tap of a convolution), so that no im2col is ever
-// stored; rows outside the image point to zeros. B is packed once into panels of two vectors of
-// columns, or read in place where that is no slower. Sums are taken in the order of t and d (of p),
-// so that a result does not depend on how the work is cut.
+// Both keep a block of `rows` x two (Gemm also four) vectors of sums in registers. Gemm reads A in
+// place: each row of a block is a pointer for every segment t (a tap of a convolution), so that no
+// im2col is ever stored; rows outside the image point to zeros. B is packed once into panels of two
+// or four vectors of columns, or read in place where that is no slower. Sums are taken in the order
+// of t and d (of p), so that a result does not depend on how the work is cut.
 #ifndef CLASSICNN_LAYERS_GEMM_H_
 #define CLASSICNN_LAYERS_GEMM_H_
 
@@ -22,17 +22,21 @@ namespace classicnn {
 inline constexpr int64_t kGemmMaxRows = 14;
 inline constexpr int64_t kGemmMaxLanes = 16;
 
-// Register block of the active target: `rows` x 2 vectors of `lanes`.
+// Register block: `rows` x `vectors` of `lanes`.
 struct GemmGeometry {
   int64_t rows = 0;
   int64_t lanes = 0;
+  int64_t vectors = 0;
 
-  int64_t panel_width() const { return 2 * lanes; }
+  int64_t panel_width() const { return vectors * lanes; }
   int64_t num_panels(int64_t columns) const {
     return (columns + panel_width() - 1) / panel_width();
   }
 };
+// Of the active target: two vectors and as many rows as registers allow; and four vectors, where
+// there are registers enough (else the first again), of which Gemm's panels may be.
 GemmGeometry ActiveGemmGeometry();
+GemmGeometry WideGemmGeometry();
 
 // Floats of B with all its columns packed.
 inline int64_t GemmPackedFloats(int64_t depth, int64_t columns) {
@@ -47,7 +51,7 @@ void GemmPackPanel(const float* b, int64_t row_stride, int64_t column_stride, in
 
 // Rows of A and where their sums go.
 struct GemmBlock {
-  int64_t rows = 0;                  // at most GemmGeometry::rows
+  int64_t rows = 0;                  // at most those of the panels' geometry
   int64_t segments = 0;              // how many there are for this block; may be 0
   const float* const* a = nullptr;   // [segments][rows], each to `depth` values
   const int32_t* segment = nullptr;  // [segments], ascending: which segment of the panel it meets

@@ -71,7 +71,7 @@ TapSource CopyByPosition(const char* zone, const TapProduct& p, const Cut& cut, 
 // pack for themselves each has room for any.
 int64_t PackedFloats(const TapProductSize& size, const Cut& cut, int num_threads) {
   const int64_t depth = size.num_taps * size.in_channels;
-  return cut.packs_in_pieces() ? cut.packed_panels(num_threads) * depth * cut.panel_width
+  return cut.packs_in_pieces() ? cut.packed_panels(num_threads) * depth * cut.geometry.panel_width()
                                : GemmPackedFloats(depth, size.out_channels);
 }
 
@@ -209,10 +209,10 @@ int64_t TapProductPieces(const TapProductSize& size) { return Cut(size).runs; }
 void RunTapProduct(const char* zone, const TapProduct& p, Workspace workspace, Context& ctx) {
   const int64_t channels = p.in.c;
   const int64_t columns = p.out.c;
-  const GemmGeometry geometry = ActiveGemmGeometry();
-  const int64_t width = geometry.panel_width();
   const TapProductSize size = SizeOf(p);
   const Cut cut(size);
+  const GemmGeometry& geometry = cut.geometry;
+  const int64_t width = geometry.panel_width();
   const int64_t num_panels = cut.num_panels;
   std::optional<TapGather> gather;
   if (cut.gathers) gather.emplace(p.in, p.taps, p.num_taps);

@@ -94,24 +94,35 @@ const float* const* XRows(const TapProduct& p, const TapTileScratch& s, int64_t 
   return p.gradient_epilogue.active() ? s.x + first : nullptr;
 }
 
+// Wide panels where they are filled for the most part, and rows enough that fewer panels still make
+// pieces.
+GemmGeometry GeometryOf(const TapProductSize& size) {
+  const GemmGeometry tall = ActiveGemmGeometry();
+  const GemmGeometry wide = WideGemmGeometry();
+  return size.out_channels > tall.panel_width() &&
+                 size.images * size.h * size.w >= TapProductCut::kWideRows
+             ? wide
+             : tall;
+}
+
 }  // namespace
 
 TapProductCut::TapProductCut(const TapProductSize& size)
     : num_taps(size.num_taps),
+      geometry(GeometryOf(size)),
       gathers(GathersTaps(size.num_taps, size.in_channels)),
       gather_stride(gathers ? GatherStride(size.num_taps, size.in_channels) : 0),
       input(TapInput::kInPlace),
       copy_stride(DivideUp(size.in_channels, 16) * 16 + 16),
       gradient_epilogue(size.gradient_epilogue),
-      num_panels(ActiveGemmGeometry().num_panels(size.out_channels)),
-      panel_width(ActiveGemmGeometry().panel_width()) {
+      num_panels(geometry.num_panels(size.out_channels)) {
   const int64_t in_pixels = size.in_h * size.in_w;
   const int64_t image_floats = size.images * in_pixels * copy_stride;
   if (!gathers && size.num_taps > 1 && in_pixels <= kMaxPixelsByPosition &&
       size.images >= kMinImagesByPosition && image_floats * 4 <= kMaxCopyBytes) {
     input = TapInput::kByPosition;
     copy_floats = image_floats;
-    tiles = runs = DivideUp(size.images, kGemmMaxRows);
+    tiles = runs = DivideUp(size.images, kGemmMaxRows / geometry.rows * geometry.rows);
     tile_rows = DivideUp(size.images, tiles) * size.h * size.w;
     tile_blocks = DivideUp(kGemmMaxRows, kMinBlockRows) * size.h * size.w;
     groups = std::min(num_panels, DivideUp(kPieces, tiles));
@@ -130,11 +141,11 @@ TapProductCut::TapProductCut(const TapProductSize& size)
     // makes) them anew; none, where a core keeps all weights and there are register blocks enough
     // for all pieces: 640 to 128 channels at 4 x 4, batch 64, took 549 us instead of 643.
     const bool keeps_weights = size.in_channels * size.out_channels * 4 <= kKeptBytes;
-    const int64_t least = keeps_weights ? ActiveGemmGeometry().rows : kMinTileRows;
+    const int64_t least = keeps_weights ? kGemmMaxRows : kMinTileRows;
     tile_rows = std::min(tile_rows, std::max(DivideUp(rows, kPieces), least));
   }
   // Full register blocks, but for the few rows by which tiles differ; one tile may take them all.
-  const int64_t block_rows = ActiveGemmGeometry().rows;
+  const int64_t block_rows = geometry.rows;
   if (size.num_taps > 1 && num_panels == 1) {
     // Else one 8 x 8 image is a single piece: 128 to 32 channels took 36 us, now 20. With more
     // panels several pieces would meet each, which none could pack for itself then: 4 panels took a

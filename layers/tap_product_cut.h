@@ -39,6 +39,7 @@ struct TapProductCut {
   static constexpr int64_t kPieces = 64;               // as many as threads should find work
   static constexpr int64_t kMaxRuns = 64;      // of tiles: each leaves sums of its own to be merged
   static constexpr int64_t kMinBlockRows = 6;  // smallest register block over all targets
+  static constexpr int64_t kWideRows = 512;    // of a product whose panels may be wide
   static constexpr int64_t kMaxPixelsByPosition = 64;
   static constexpr int64_t kMinImagesByPosition = 8;
   static constexpr int64_t kMaxCopyBytes = 8 << 20;
@@ -54,6 +55,7 @@ struct TapProductCut {
   int64_t packed_panels(int num_threads) const { return std::min<int64_t>(groups, num_threads); }
 
   int64_t num_taps;
+  GemmGeometry geometry;  // of blocks and panels
   bool gathers;
   int64_t gather_stride;  // of a gathered row, or 0
   TapInput input;
@@ -66,7 +68,6 @@ struct TapProductCut {
   int64_t tiles;
   int64_t tile_blocks;  // at most
   int64_t num_panels;   // of the weights
-  int64_t panel_width;  // in columns
   int64_t runs;         // of tiles
   int64_t groups;       // of panels
 };

@@ -246,7 +246,6 @@ TEST_P(Conv2dTest, FewPixelsNeedNoCopyOfTheWeights) {
   }
 }
 
-// Where backward weights applies the gradient, the weights are those of an update after it.
 // Its 64 pixels are rows of one narrow product.
 TEST_P(Conv2dTest, OneSmallImageIsSeveralPieces) {
   TapProductSize size;
@@ -257,6 +256,7 @@ TEST_P(Conv2dTest, OneSmallImageIsSeveralPieces) {
   EXPECT_GE(TapProductPieces(size), 64 / ActiveGemmGeometry().rows);
 }
 
+// Where backward weights applies the gradient, the weights are those of an update after it.
 TEST_P(Conv2dTest, UpdatesOnTheWay) {
   const SgdParams sgd = {0.1, 0.9, 5e-4, true};
   AdamWParams adamw;
