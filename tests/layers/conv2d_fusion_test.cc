@@ -323,6 +323,8 @@ const char* const kShapes[] = {
     "n3c48h4w4k32r1s1p0",
     "n9c7h1w1k31r1s1p0",
     "n3c64h17w16k48r1s1p0",
+    "n2c70h17w17k100r1s1p0",  // wide panels, whole, of three vectors and narrow
+    "n1c200h23w23k77r1s1p0",
     "n1c130h9w9k70r1s1p0",
     "n33c40h2w2k24r1s1p0",
     "n29c5h32w32k6r1s1p0",  // several tiles a piece
@@ -334,6 +336,8 @@ const char* const kShapes[] = {
     "n2c12h8w8k32r1s2p0",
     "n9c20h15w9k40r1s2p0",
     "n20c3h8w8k16r3s1p1",
+    "n2c36h18w17k83r3s1p1",
+    "n9c40h8w8k83r3s1p1",  // wide, by position
     "n2c8h6w6k12r3s1p1g2",
     "n4c16h16w16k32r5s1p2",
     "n1c20h7w7k48r3s2p1",
