@@ -144,7 +144,6 @@ TapProductCut::TapProductCut(const TapProductSize& size)
     const int64_t least = keeps_weights ? kGemmMaxRows : kMinTileRows;
     tile_rows = std::min(tile_rows, std::max(DivideUp(rows, kPieces), least));
   }
-  // Full register blocks, but for the few rows by which tiles differ; one tile may take them all.
   const int64_t block_rows = geometry.rows;
   if (size.num_taps > 1 && num_panels == 1) {
     // Else one 8 x 8 image is a single piece: 128 to 32 channels took 36 us, now 20. With more
@@ -152,6 +151,7 @@ TapProductCut::TapProductCut(const TapProductSize& size)
     // fifth more time.
     tile_rows = std::min(tile_rows, std::max(DivideUp(rows, kPieces), block_rows));
   }
+  // Full register blocks, but for the few rows by which tiles differ; one tile may take them all.
   if (tile_rows > block_rows && tile_rows < rows) tile_rows = tile_rows / block_rows * block_rows;
   tiles = DivideUp(rows, tile_rows);
   tile_blocks = DivideUp(tile_rows, kMinBlockRows);
