@@ -26,6 +26,7 @@ struct Cut {
   static constexpr int64_t kMaxPartialBytes = 8 << 20;
   static constexpr int64_t kPieces = 64;  // as many as threads should find work
   static constexpr int64_t kFewPieces = 8;
+  static constexpr int64_t kPiecesPerThread = 4;  // of those that pack
   static constexpr int64_t kMinGroupPixels = 256;
   static constexpr int64_t kBlockPixels =
       64;  // reduced at once: their rows stay in the first-level cache
@@ -33,10 +34,11 @@ struct Cut {
   static constexpr int64_t kRowRange = 56;
   // What is packed: a panel of a block stays in the first-level cache, all of it in the second.
   static constexpr int64_t kMaxPackedPixels = 128;
-  static constexpr int64_t kMinPackedPixels = 32;
-  static constexpr int64_t kPackedFloats = 56 << 10;
+  static constexpr int64_t kMinPackedPixels = 64;
+  static constexpr int64_t kPackedFloats = 128 << 10;
+  static constexpr int64_t kPartFloats = 64 << 10;  // likewise the sums of a part
 
-  explicit Cut(const TapReductionSize& size)
+  Cut(const TapReductionSize& size, int num_threads)
       : gathers(GathersTaps(size.num_taps, size.in_channels)),
         packs(Packs(size)),
         segments(gathers ? 1 : size.num_taps),
@@ -47,24 +49,41 @@ struct Cut {
     const int64_t images = size.images;
     const int64_t pixels = size.h * size.w;
     const int64_t columns = size.grad_channels;
-    while (2 * groups <= std::min(images, kPieces) &&
+    int64_t most_parts = segments * std::max<int64_t>(1, rows / kRowRange) *
+                         std::max<int64_t>(1, columns / kColumnRange);
+    if (packs) {
+      CutPacked(columns, kPieces);
+      most_parts = row_parts * column_parts;
+    }
+    // Packed parts read rows of `in` and grad in pieces, and each packs what it reads: no more than
+    // the threads want. How sums are grouped must not depend on threads: no more groups than are
+    // needed for the most of them, because partial sums are written and read again.
+    const int64_t most_groups = packs ? std::max(kFewPieces, kPieces / most_parts) : kPieces;
+    while (2 * groups <= std::min(images, most_groups) &&
            (2 * groups - 1) * result_floats * 4 <= kMaxPartialBytes &&
            images * pixels / (2 * groups) >= kMinGroupPixels) {
       groups *= 2;
     }
     // Few images: groups of their lines, where parts of the result alone would be few pieces.
-    const int64_t most_parts = segments * std::max<int64_t>(1, rows / kRowRange) *
-                               std::max<int64_t>(1, columns / kColumnRange);
     while (groups * most_parts < kFewPieces && 2 * groups <= images * size.h &&
            images * pixels / (2 * groups) >= kMinGroupPixels &&
            (2 * groups - 1) * result_floats * 4 <= kMaxPartialBytes) {
       groups *= 2;
     }
-    int64_t wanted = DivideUp(kPieces, groups);
     if (packs) {
-      CutPacked(size, wanted);
+      // Sums of a block are added to those of the blocks before: for the largest parts, since those
+      // of a run depend on threads.
+      CutPacked(columns, 1);
+      const int64_t fit =
+          kPackedFloats / (rows / row_parts * 16 / 14 + columns / column_parts) / 16 * 16;
+      block_pixels = std::min(DivideUp(images, groups) * pixels,
+                              std::clamp(fit, kMinPackedPixels, kMaxPackedPixels));
+      CutPacked(columns, DivideUp(kPiecesPerThread * num_threads, groups));
+      part_rows = DivideUp(rows, row_parts);
+      part_columns = DivideUp(columns, column_parts) + 2 * kGemmMaxLanes;
       return;
     }
+    int64_t wanted = DivideUp(kPieces, groups);
     tap_parts = std::min(segments, wanted);
     wanted = DivideUp(wanted, tap_parts);
     column_parts = std::min(DivideUp(columns, kColumnRange), wanted);
@@ -80,10 +99,12 @@ struct Cut {
     }
   }
 
-  // Every part packs what it reads: the squarer they are, the less.
-  void CutPacked(const TapReductionSize& size, int64_t wanted) {
-    const int64_t columns = size.grad_channels;
-    while (row_parts * column_parts < wanted) {
+  // About `wanted` parts, more where they would be too large and less where too small, a power of
+  // two. Every part packs what it reads: the squarer they are, the less.
+  void CutPacked(int64_t columns, int64_t wanted) {
+    row_parts = column_parts = 1;
+    while (row_parts * column_parts < wanted ||
+           rows * columns > kPartFloats * row_parts * column_parts) {
       const bool can_cut_columns = columns / (2 * column_parts) >= kColumnRange;
       const bool can_cut_rows = rows / (2 * row_parts) >= kRowRange;
       if (can_cut_columns && (!can_cut_rows || columns / column_parts >= rows / row_parts)) {
@@ -94,12 +115,6 @@ struct Cut {
         break;
       }
     }
-    part_rows = DivideUp(rows, row_parts);
-    part_columns = DivideUp(columns, column_parts) + 2 * kGemmMaxLanes;
-    const int64_t fit = kPackedFloats / (part_rows * 16 / 14 + part_columns) / 16 * 16;
-    const int64_t images = DivideUp(size.images, groups);
-    block_pixels =
-        std::min(images * size.h * size.w, std::clamp(fit, kMinPackedPixels, kMaxPackedPixels));
   }
 
   // An odd number of lines, so that pixels spread over the sets of a cache.
@@ -415,18 +430,18 @@ size_t ScratchBytes(const Cut& cut) {
 
 bool TapReductionTakesActivation(const TapReductionSize& size) {
   return size.num_taps == 1 ||
-         (!GathersTaps(size.num_taps, size.in_channels) && Cut(size).tap_parts == 1);
+         (!GathersTaps(size.num_taps, size.in_channels) && Cut(size, 1).tap_parts == 1);
 }
 
 size_t TapReductionWorkspaceBytes(const TapReductionSize& size, int num_threads) {
-  const Cut cut(size);
+  const Cut cut(size, num_threads);
   return Workspace::BytesFor<float>((cut.groups - 1) * cut.partial_stride) +
          static_cast<size_t>(num_threads) * ScratchBytes(cut);
 }
 
 void RunTapReduction(const char* zone, const TapReduction& r, Workspace workspace, Context& ctx) {
   const int64_t columns = r.grad.c;
-  const Cut cut(SizeOf(r));
+  const Cut cut(SizeOf(r), ctx.num_threads());
   const bool by_lines = cut.groups > r.in.n;
   const int64_t units = by_lines ? r.in.n * r.grad.h : r.in.n;
   const int64_t unit_pixels = by_lines ? r.grad.w : r.grad.h * r.grad.w;
