@@ -1,12 +1,17 @@
 #include "layers/tap_reduction.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <optional>
 
 #include "core/check.h"
 #include "layers/channel_rows.h"
+#include "layers/gemm.h"
+#include "layers/narrow_product.h"
 #include "layers/outer_product.h"
+#include "layers/tap_reduction_cut.h"
+#include "layers/tap_runs.h"
 #include "layers/tree_sum.h"
 
 namespace classicnn {
@@ -14,142 +19,7 @@ namespace {
 
 int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// How a reduction is cut: groups of images (or of lines of few images), and within each group parts
-// of the result: ranges of taps, of grad's channels (columns) and of in's channels (rows).
-struct Cut {
-  // Worth it for a prologue, or where each pixel meets many rows; only for a pixel's own.
-  static bool Packs(const TapReductionSize& size) {
-    return size.num_taps == 1 && size.in_step == 1 && size.h == size.in_h && size.w == size.in_w &&
-           (size.activation || size.gradient || size.in_channels > 64);
-  }
-
-  static constexpr int64_t kMaxPartialBytes = 8 << 20;
-  static constexpr int64_t kPieces = 64;  // as many as threads should find work
-  static constexpr int64_t kFewPieces = 8;
-  static constexpr int64_t kPiecesPerThread = 4;  // of those that pack
-  static constexpr int64_t kMinGroupPixels = 256;
-  static constexpr int64_t kBlockPixels =
-      64;  // reduced at once: their rows stay in the first-level cache
-  static constexpr int64_t kColumnRange = 64;  // least width worth a part of its own
-  static constexpr int64_t kRowRange = 56;
-  // What is packed: a panel of a block stays in the first-level cache, all of it in the second.
-  static constexpr int64_t kMaxPackedPixels = 128;
-  static constexpr int64_t kMinPackedPixels = 64;
-  static constexpr int64_t kPackedFloats = 128 << 10;
-  static constexpr int64_t kPartFloats = 64 << 10;  // likewise the sums of a part
-
-  Cut(const TapReductionSize& size, int num_threads)
-      : gathers(GathersTaps(size.num_taps, size.in_channels)),
-        packs(Packs(size)),
-        segments(gathers ? 1 : size.num_taps),
-        rows(gathers ? size.num_taps * size.in_channels : size.in_channels),
-        gather_stride(gathers ? GatherStride(size.num_taps, size.in_channels) : 0),
-        result_floats(size.num_taps * size.in_channels * size.grad_channels),
-        partial_stride(DivideUp(result_floats, 16) * 16 + 16) {
-    const int64_t images = size.images;
-    const int64_t pixels = size.h * size.w;
-    const int64_t columns = size.grad_channels;
-    int64_t most_parts = segments * std::max<int64_t>(1, rows / kRowRange) *
-                         std::max<int64_t>(1, columns / kColumnRange);
-    if (packs) {
-      CutPacked(columns, kPieces);
-      most_parts = row_parts * column_parts;
-    }
-    // Packed parts read rows of `in` and grad in pieces, and each packs what it reads: no more than
-    // the threads want. How sums are grouped must not depend on threads: no more groups than are
-    // needed for the most of them, because partial sums are written and read again.
-    const int64_t most_groups = packs ? std::max(kFewPieces, kPieces / most_parts) : kPieces;
-    while (2 * groups <= std::min(images, most_groups) &&
-           (2 * groups - 1) * result_floats * 4 <= kMaxPartialBytes &&
-           images * pixels / (2 * groups) >= kMinGroupPixels) {
-      groups *= 2;
-    }
-    // Few images: groups of their lines, where parts of the result alone would be few pieces.
-    while (groups * most_parts < kFewPieces && 2 * groups <= images * size.h &&
-           images * pixels / (2 * groups) >= kMinGroupPixels &&
-           (2 * groups - 1) * result_floats * 4 <= kMaxPartialBytes) {
-      groups *= 2;
-    }
-    if (packs) {
-      // Sums of a block are added to those of the blocks before: for the largest parts, since those
-      // of a run depend on threads.
-      CutPacked(columns, 1);
-      const int64_t fit =
-          kPackedFloats / (rows / row_parts * 16 / 14 + columns / column_parts) / 16 * 16;
-      block_pixels = std::min(DivideUp(images, groups) * pixels,
-                              std::clamp(fit, kMinPackedPixels, kMaxPackedPixels));
-      CutPacked(columns, DivideUp(kPiecesPerThread * num_threads, groups));
-      part_rows = DivideUp(rows, row_parts);
-      part_columns = DivideUp(columns, column_parts) + 2 * kGemmMaxLanes;
-      return;
-    }
-    int64_t wanted = DivideUp(kPieces, groups);
-    tap_parts = std::min(segments, wanted);
-    wanted = DivideUp(wanted, tap_parts);
-    column_parts = std::min(DivideUp(columns, kColumnRange), wanted);
-    wanted = DivideUp(wanted, column_parts);
-    row_parts = std::min(DivideUp(rows, kRowRange), wanted);
-    block_pixels = std::min(kBlockPixels, images * pixels);
-    if (columns % kGemmMaxLanes != 0 || size.gradient) {
-      grad_stride = Padded(DivideUp(columns, column_parts) + 2 * kGemmMaxLanes);
-    }
-    if (size.activation) {
-      in_stride = Padded(DivideUp(rows, row_parts));
-      in_pixels = size.num_taps == 1 ? block_pixels : MaxWindowPixels(size);
-    }
-  }
-
-  // About `wanted` parts, more where they would be too large and less where too small, a power of
-  // two. Every part packs what it reads: the squarer they are, the less.
-  void CutPacked(int64_t columns, int64_t wanted) {
-    row_parts = column_parts = 1;
-    while (row_parts * column_parts < wanted ||
-           rows * columns > kPartFloats * row_parts * column_parts) {
-      const bool can_cut_columns = columns / (2 * column_parts) >= kColumnRange;
-      const bool can_cut_rows = rows / (2 * row_parts) >= kRowRange;
-      if (can_cut_columns && (!can_cut_rows || columns / column_parts >= rows / row_parts)) {
-        column_parts *= 2;
-      } else if (can_cut_rows) {
-        row_parts *= 2;
-      } else {
-        break;
-      }
-    }
-  }
-
-  // An odd number of lines, so that pixels spread over the sets of a cache.
-  static int64_t Padded(int64_t floats) { return DivideUp(floats, 16) / 2 * 32 + 16; }
-
-  // From the first pixel under the taps of a block to the last.
-  int64_t MaxWindowPixels(const TapReductionSize& size) const {
-    const int64_t lines = DivideUp(block_pixels, size.w) + 1;
-    const int64_t images = DivideUp(block_pixels, size.h * size.w) + 1;
-    const int64_t rows_below = std::max<int64_t>(0, size.in_h - size.h * size.in_step);
-    const int64_t in_rows =
-        lines * size.in_step + images * rows_below + 2 * size.tap_rows + size.in_step;
-    return std::min(size.images * size.in_h, in_rows) * size.in_w;
-  }
-
-  int64_t parts() const { return tap_parts * column_parts * row_parts; }
-
-  bool gathers;
-  bool packs;        // both operands of a block, see layers/outer_product.h
-  int64_t segments;  // matrices of the result, each rows x columns: one for each tap, or for all
-  int64_t rows;
-  int64_t gather_stride;  // of a gathered row, or 0
-  int64_t result_floats;
-  int64_t partial_stride;  // from one group's partial sums to the next's, over the sets of a cache
-  int64_t groups = 1;  // a power of two; the first sums into the result, the others into partials
-  int64_t tap_parts = 1;
-  int64_t column_parts = 1;
-  int64_t row_parts = 1;
-  int64_t block_pixels;
-  int64_t part_rows = 0;  // where packs: at most
-  int64_t part_columns = 0;
-  int64_t grad_stride = 0;  // of a pixel of grad's copy; 0 where no target needs one
-  int64_t in_stride = 0;    // of a pixel of in's copy; 0 without a prologue
-  int64_t in_pixels = 0;    // at most
-};
+using Cut = TapReductionCut;
 
 // One worker's scratch for a block of pixels.
 struct BlockScratch {
@@ -173,7 +43,7 @@ struct BlockScratch {
   float* gathered;  // what is under all taps, a row for each pixel
 };
 
-// Likewise where both operands are packed.
+// Likewise of kPacked.
 struct PackedScratch {
   PackedScratch(const Cut& cut, Workspace* workspace)
       : rows(workspace->Take<float>(RowFloats(cut))),
@@ -405,9 +275,11 @@ void ReducePart(const TapReduction& r, const Cut& cut, const TapGather* gather,
   }
 }
 
-// As ReducePart, for one tap that reads each pixel's own.
-OuterReduction PackedPart(const TapReduction& r, const Cut& cut, const Range& rows,
-                          const Range& columns, int64_t begin, int64_t end) {
+// A piece of one tap that reads each pixel's own.
+OuterReduction OwnPixelsPart(const TapReduction& r, const Cut& cut, const PieceRange& range) {
+  const Range& rows = range.rows;
+  const Range& columns = range.columns;
+  const int64_t begin = range.begin;
   OuterReduction outer;
   outer.a = {r.in.Pixel(begin) + rows.begin, r.in.pixel_stride, rows.size(), rows.begin};
   if (r.activation.active()) outer.activation = &r.activation;
@@ -417,82 +289,32 @@ OuterReduction PackedPart(const TapReduction& r, const Cut& cut, const Range& ro
     outer.gradient = &r.gradient;
     outer.x = r.gradient.x.Pixel(begin) + columns.begin;
   }
-  outer.pixels = end - begin;
+  outer.pixels = range.end - begin;
   outer.block_pixels = cut.block_pixels;
   return outer;
 }
 
-size_t ScratchBytes(const Cut& cut) {
-  return cut.packs ? PackedScratch::Bytes(cut) : BlockScratch::Bytes(cut);
+// Of the narrow operand.
+int64_t NarrowFloats(const Cut& cut, const TapReductionSize& size) {
+  return NarrowPackedFloats(std::min(size.in_channels, size.grad_channels), cut.block_pixels);
 }
 
-}  // namespace
-
-bool TapReductionTakesActivation(const TapReductionSize& size) {
-  return size.num_taps == 1 ||
-         (!GathersTaps(size.num_taps, size.in_channels) && Cut(size, 1).tap_parts == 1);
+size_t ScratchBytes(const Cut& cut, const TapReductionSize& size) {
+  switch (cut.kind) {
+    case TapReductionKind::kSteps:
+      return BlockScratch::Bytes(cut);
+    case TapReductionKind::kPacked:
+      return PackedScratch::Bytes(cut);
+    case TapReductionKind::kNarrow:
+      return Workspace::BytesFor<float>(NarrowFloats(cut, size));
+  }
+  return 0;
 }
 
-size_t TapReductionWorkspaceBytes(const TapReductionSize& size, int num_threads) {
-  const Cut cut(size, num_threads);
-  return Workspace::BytesFor<float>((cut.groups - 1) * cut.partial_stride) +
-         static_cast<size_t>(num_threads) * ScratchBytes(cut);
-}
-
-void RunTapReduction(const char* zone, const TapReduction& r, Workspace workspace, Context& ctx) {
+// The tree: group 0 + group 1, 2 + 3, ..., then pairs of those, for each row of the result.
+void SumGroups(const char* zone, const TapReduction& r, const Cut& cut, const float* partials,
+               Context& ctx) {
   const int64_t columns = r.grad.c;
-  const Cut cut(SizeOf(r), ctx.num_threads());
-  const bool by_lines = cut.groups > r.in.n;
-  const int64_t units = by_lines ? r.in.n * r.grad.h : r.in.n;
-  const int64_t unit_pixels = by_lines ? r.grad.w : r.grad.h * r.grad.w;
-  std::optional<TapGather> gather;
-  if (cut.gathers) gather.emplace(r.in, r.taps, r.num_taps);
-  const GemmGeometry geometry = ActiveGemmGeometry();
-  float* const partials = workspace.Take<float>((cut.groups - 1) * cut.partial_stride);
-  const size_t scratch_bytes = ScratchBytes(cut);
-  std::byte* const scratch =
-      workspace.Take<std::byte>(static_cast<int64_t>(scratch_bytes) * ctx.num_threads());
-
-  const auto range_of = [&](int64_t piece) {
-    const int64_t group = piece / cut.parts();
-    int64_t part = piece % cut.parts();
-    const Range segments(cut.segments, cut.tap_parts, part % cut.tap_parts, 1);
-    part /= cut.tap_parts;
-    const Range column_range(columns, cut.column_parts, part % cut.column_parts,
-                             geometry.panel_width());
-    const Range rows(cut.rows, cut.row_parts, part / cut.column_parts, 1);
-    const int64_t begin = units * group / cut.groups * unit_pixels;
-    const int64_t end = units * (group + 1) / cut.groups * unit_pixels;
-    return PieceRange{segments, rows, column_range, begin, end};
-  };
-  const int64_t pieces = cut.groups * cut.parts();
-  ctx.ParallelFor(zone, pieces, [&](int64_t piece, int worker) {
-    Workspace own{scratch + static_cast<size_t>(worker) * scratch_bytes, scratch_bytes};
-    const PieceRange range = range_of(piece);
-    if (range.rows.size() == 0 || range.columns.size() == 0) return;
-    const int64_t group = piece / cut.parts();
-    float* const out = group == 0 ? r.out : partials + (group - 1) * cut.partial_stride;
-    const int64_t out_stride = group == 0 ? r.out_stride : columns;
-    if (!cut.packs) {
-      ReducePart(r, cut, gather ? &*gather : nullptr, range.segments, range.rows, range.columns,
-                 range.begin, range.end, geometry.lanes, out, out_stride, BlockScratch(cut, &own));
-      return;
-    }
-    const auto part_of = [&](const PieceRange& of) {
-      return PackedPart(r, cut, of.rows, of.columns, of.begin, of.end);
-    };
-    OuterReduction outer = part_of(range);
-    const PackedScratch packed(cut, &own);
-    outer.packed_a = packed.rows;
-    outer.packed_b = packed.columns;
-    outer.out = out + range.rows.begin * out_stride + range.columns.begin;
-    outer.out_stride = out_stride;
-    const OuterReduction next = part_of(range_of(std::min(piece + 1, pieces - 1)));
-    ReduceOuter(outer, piece + 1 < pieces ? &next : nullptr);
-  });
-  if (cut.groups == 1) return;
-
-  // The tree: group 0 + group 1, 2 + 3, ..., then pairs of those, for each row of the result.
   const int64_t result_rows = r.num_taps * r.in.c;
   const int64_t rows_per_piece = std::max<int64_t>(1, 4096 / columns);
   ctx.ParallelFor(zone, DivideUp(result_rows, rows_per_piece), [&](int64_t piece, int /*worker*/) {
@@ -504,6 +326,111 @@ void RunTapReduction(const char* zone, const TapReduction& r, Workspace workspac
               r.out + row * r.out_stride);
     }
   });
+}
+
+// The same of partial sums [grad's channels][in's channels], of which group 0 has its own.
+void SumTransposed(const char* zone, const TapReduction& r, const Cut& cut, float* partials,
+                   Context& ctx) {
+  constexpr int64_t kRowsPerPiece = 64;
+  ctx.ParallelFor(zone, DivideUp(cut.rows, kRowsPerPiece), [&](int64_t piece, int /*worker*/) {
+    const int64_t begin = piece * kRowsPerPiece;
+    const int64_t count = std::min(cut.rows - begin, kRowsPerPiece);
+    for (int64_t k = 0; k < r.grad.c; ++k) {
+      float* const sums = partials + k * cut.rows + begin;
+      SumTree(sums + cut.partial_stride, cut.partial_stride, cut.groups - 1, count, sums);
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      const float* const sums = partials + begin + i;
+      float* const out = r.out + (begin + i) * r.out_stride;
+      for (int64_t k = 0; k < r.grad.c; ++k) out[k] = sums[k * cut.rows];
+    }
+  });
+}
+
+}  // namespace
+
+bool TapReductionTakesActivation(const TapReductionSize& size) {
+  return size.num_taps == 1 ||
+         (!GathersTaps(size.num_taps, size.in_channels) && Cut(size, 1).tap_parts == 1);
+}
+
+size_t TapReductionWorkspaceBytes(const TapReductionSize& size, int num_threads) {
+  const Cut cut(size, num_threads);
+  return Workspace::BytesFor<float>(cut.partials() * cut.partial_stride) +
+         static_cast<size_t>(num_threads) * ScratchBytes(cut, size);
+}
+
+void RunTapReduction(const char* zone, const TapReduction& r, Workspace workspace, Context& ctx) {
+  const int64_t columns = r.grad.c;
+  const TapReductionSize size = SizeOf(r);
+  const Cut cut(size, ctx.num_threads());
+  const bool by_lines = cut.groups > r.in.n;
+  const int64_t units = by_lines ? r.in.n * r.grad.h : r.in.n;
+  const int64_t unit_pixels = by_lines ? r.grad.w : r.grad.h * r.grad.w;
+  std::optional<TapGather> gather;
+  if (cut.gathers) gather.emplace(r.in, r.taps, r.num_taps);
+  const GemmGeometry geometry = ActiveGemmGeometry();
+  float* const partials = workspace.Take<float>(cut.partials() * cut.partial_stride);
+  const size_t scratch_bytes = ScratchBytes(cut, size);
+  std::byte* const scratch =
+      workspace.Take<std::byte>(static_cast<int64_t>(scratch_bytes) * ctx.num_threads());
+
+  const auto range_of = [&](int64_t piece) {
+    const int64_t group = piece / cut.parts();
+    int64_t part = piece % cut.parts();
+    const Range segments(cut.segments, cut.tap_parts, part % cut.tap_parts, 1);
+    part /= cut.tap_parts;
+    const Range column_range(columns, cut.column_parts, part % cut.column_parts,
+                             geometry.panel_width());
+    const Range rows(cut.rows, cut.row_parts, part / cut.column_parts,
+                     cut.narrow_grad ? geometry.lanes : 1);
+    const int64_t begin = units * group / cut.groups * unit_pixels;
+    const int64_t end = units * (group + 1) / cut.groups * unit_pixels;
+    return PieceRange{segments, rows, column_range, begin, end};
+  };
+  const int64_t pieces = cut.groups * cut.parts();
+  ctx.ParallelFor(zone, pieces, [&](int64_t piece, int worker) {
+    Workspace own{scratch + static_cast<size_t>(worker) * scratch_bytes, scratch_bytes};
+    const PieceRange range = range_of(piece);
+    if (range.rows.size() == 0 || range.columns.size() == 0) return;
+    const int64_t group = piece / cut.parts();
+    float* out = r.out;
+    int64_t out_stride = r.out_stride;
+    if (cut.narrow_grad) {
+      out = partials + group * cut.partial_stride;
+      out_stride = cut.rows;
+    } else if (group > 0) {
+      out = partials + (group - 1) * cut.partial_stride;
+      out_stride = columns;
+    }
+    if (cut.kind == TapReductionKind::kSteps) {
+      ReducePart(r, cut, gather ? &*gather : nullptr, range.segments, range.rows, range.columns,
+                 range.begin, range.end, geometry.lanes, out, out_stride, BlockScratch(cut, &own));
+      return;
+    }
+    // What this thread will likely do next.
+    const PieceRange after = range_of(std::min(piece + 1, pieces - 1));
+    OuterReduction outer = OwnPixelsPart(r, cut, range);
+    const OuterReduction next = OwnPixelsPart(r, cut, after);
+    outer.out_stride = out_stride;
+    if (cut.kind == TapReductionKind::kNarrow) {
+      outer.packed_a = own.Take<float>(NarrowFloats(cut, size));
+      outer.out = out + (cut.narrow_grad ? range.rows.begin : range.columns.begin);
+      const NarrowReduction following{next, cut.narrow_grad};
+      ReduceNarrow({outer, cut.narrow_grad}, piece + 1 < pieces ? &following : nullptr);
+      return;
+    }
+    const PackedScratch packed(cut, &own);
+    outer.packed_a = packed.rows;
+    outer.packed_b = packed.columns;
+    outer.out = out + range.rows.begin * out_stride + range.columns.begin;
+    ReduceOuter(outer, piece + 1 < pieces ? &next : nullptr);
+  });
+  if (cut.narrow_grad) {
+    SumTransposed(zone, r, cut, partials, ctx);
+  } else if (cut.groups > 1) {
+    SumGroups(zone, r, cut, partials, ctx);
+  }
 }
 
 }  // namespace classicnn

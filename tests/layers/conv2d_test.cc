@@ -206,10 +206,11 @@ TEST_P(Conv2dTest, IntegersAreExact) {
 TEST_P(Conv2dTest, RealsAreCloseAndTheSameOnAnyNumberOfThreads) {
   Context one(1), two(2), three(3), eight(8);
   uint64_t seed = 100;
-  for (const char* text : {"n2c16h12w12k33r3s1p1", "n4c70h8w8k64r1s1p0", "n3c24h9w9k40r3s2p1",
-                           "n16c3h16w16k20r3s1p1", "n20c64h2w2k64r3s1p1", "n64c16h8w8k16r3s1p1",
-                           "n32c8h10w10k40r5s1p2", "n2c12h6w6k8r3s1p1g4", "n1c20h3w5k300r3s1p1",
-                           "n9c20h2w2k40r3s1p1", "n1c132h3w5k208r3s1p1", "n9c3h32w31k64r3s1p1"}) {
+  for (const char* text :
+       {"n2c16h12w12k33r3s1p1", "n4c70h8w8k64r1s1p0", "n3c24h9w9k40r3s2p1", "n16c3h16w16k20r3s1p1",
+        "n20c64h2w2k64r3s1p1", "n64c16h8w8k16r3s1p1", "n32c8h10w10k40r5s1p2", "n2c12h6w6k8r3s1p1g4",
+        "n1c20h3w5k300r3s1p1", "n9c20h2w2k40r3s1p1", "n1c132h3w5k208r3s1p1", "n9c3h32w31k64r3s1p1",
+        "n16c200h8w8k20r1s1p0", "n8c40h12w12k150r1s1p0", "n4c130h12w12k140r1s1p0"}) {
     for (const bool accumulate : {false, true}) {
       Conv2dCase c(Shape(text), /*gap=*/accumulate ? 16 : 0, /*integers=*/false, ++seed);
       c.RunReference(accumulate);

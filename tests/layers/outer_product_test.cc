@@ -1,6 +1,7 @@
 #include "layers/outer_product.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "gtest/gtest.h"
 #include "hwy/highway.h"
 #include "hwy/tests/hwy_gtest.h"
+#include "layers/narrow_product.h"
 #include "tests/testing/buffers.h"
 
 namespace classicnn {
@@ -55,6 +57,22 @@ void Check(const Case& c, bool activation, bool relu, bool gradient) {
   }
   r.pixels = c.pixels;
   r.block_pixels = c.block_pixels;
+  const auto expected = [&](int64_t i, int64_t j) {
+    double sum = 0;
+    for (int64_t p = 0; p < c.pixels; ++p) {
+      double u = a.data()[p * (c.rows + 3) + i];
+      if (activation) u = u * activate.scale[i] + activate.shift[i];
+      if (activation && relu) u = std::max(u, 0.0);
+      double v = b.data()[p * (c.columns + 1) + j];
+      if (gradient) {
+        v = v * derive.gain[j] + x.data()[p * (c.columns + 2) + j] * derive.slope[j] +
+            derive.offset[j];
+      }
+      sum += u * v;
+    }
+    return sum;
+  };
+
   GuardedArray<float> packed_a(OuterLayout::Rows(c.rows, c.block_pixels).floats());
   GuardedArray<float> packed_b(OuterLayout::Columns(c.columns, c.block_pixels).floats());
   r.packed_a = packed_a.data();
@@ -62,27 +80,38 @@ void Check(const Case& c, bool activation, bool relu, bool gradient) {
   r.out = out.data();
   r.out_stride = c.columns + 5;
   ReduceOuter(r, &r);
-
   for (int64_t i = 0; i < c.rows; ++i) {
     for (int64_t j = 0; j < c.columns; ++j) {
-      double sum = 0;
-      for (int64_t p = 0; p < c.pixels; ++p) {
-        double u = a.data()[p * (c.rows + 3) + i];
-        if (activation) u = u * activate.scale[i] + activate.shift[i];
-        if (activation && relu) u = std::max(u, 0.0);
-        double v = b.data()[p * (c.columns + 1) + j];
-        if (gradient) {
-          v = v * derive.gain[j] + x.data()[p * (c.columns + 2) + j] * derive.slope[j] +
-              derive.offset[j];
-        }
-        sum += u * v;
-      }
-      ASSERT_EQ(out.data()[i * (c.columns + 5) + j], sum) << i << ", " << j;
+      ASSERT_EQ(out.data()[i * (c.columns + 5) + j], expected(i, j)) << i << ", " << j;
     }
   }
   EXPECT_EQ(out.BrokenGuard(), "");
   EXPECT_EQ(packed_a.BrokenGuard(), "");
   EXPECT_EQ(packed_b.BrokenGuard(), "");
+
+  // Either operand may be the narrow one; any number of channels is right.
+  for (const bool narrow_b : {false, true}) {
+    const int64_t narrow = narrow_b ? c.columns : c.rows;
+    const int64_t wide = narrow_b ? c.rows : c.columns;
+    GuardedTensor<float> narrow_out({1, 1, narrow, wide}, wide + 5);
+    // What is there before must not matter, not even beyond the channels.
+    GuardedArray<float> packed(NarrowPackedFloats(narrow, c.block_pixels));
+    std::fill_n(packed.data(), NarrowPackedFloats(narrow, c.block_pixels), std::nanf(""));
+    NarrowReduction n{r, narrow_b};
+    n.operands.packed_a = packed.data();
+    n.operands.packed_b = nullptr;
+    n.operands.out = narrow_out.data();
+    n.operands.out_stride = wide + 5;
+    ReduceNarrow(n, narrow_b ? &n : nullptr);
+    for (int64_t i = 0; i < c.rows; ++i) {
+      for (int64_t j = 0; j < c.columns; ++j) {
+        const int64_t at = narrow_b ? j * (wide + 5) + i : i * (wide + 5) + j;
+        ASSERT_EQ(narrow_out.data()[at], expected(i, j)) << i << ", " << j << ", " << narrow_b;
+      }
+    }
+    EXPECT_EQ(narrow_out.BrokenGuard(), "");
+    EXPECT_EQ(packed.BrokenGuard(), "");
+  }
 }
 
 TEST_P(OuterProductTest, IntegersAreExact) {
