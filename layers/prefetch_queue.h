@@ -40,14 +40,16 @@ class PrefetchQueue {
         return;
       }
       const int64_t lines = std::min(left, (row_end_ - line_ + kLine - 1) / kLine);
-      const float* const end = line_ + lines * kLine;
-      for (; line_ != end; line_ += kLine) {
-#if defined(__GNUC__) || defined(__clang__)
-        // To the first level, from where it falls to the second: measured, less is lost than when
-        // it is fetched to the second alone.
-        __builtin_prefetch(line_, /*rw=*/0, /*locality=*/3);
-#endif
+      // In a register, and four at a time: a third of what a hint costs would be the loop's.
+      const float* line = line_;
+      for (int64_t i = lines / 4; i > 0; --i, line += 4 * kLine) {
+        Fetch(line);
+        Fetch(line + kLine);
+        Fetch(line + 2 * kLine);
+        Fetch(line + 3 * kLine);
       }
+      for (int64_t i = lines % 4; i > 0; --i, line += kLine) Fetch(line);
+      line_ = line;
       left -= lines;
     }
   }
@@ -63,6 +65,16 @@ class PrefetchQueue {
     int64_t stride;
     int64_t rows;
   };
+
+  static void Fetch(const float* line) {
+#if defined(__GNUC__) || defined(__clang__)
+    // To the first level, from where it falls to the second: measured, less is lost than when it is
+    // fetched to the second alone.
+    __builtin_prefetch(line, /*rw=*/0, /*locality=*/3);
+#else
+    (void)line;
+#endif
+  }
 
   bool NextRow() {
     if (rows_left_ == 0) {
