@@ -81,32 +81,48 @@ void PackPanel(const float* HWY_RESTRICT b, int64_t row_stride, int64_t column_s
   }
 }
 
+// `next` as of GemmKernel.
+HWY_INLINE void MultiplyBlock(const GemmBlock& block, const GemmBlock* next, int64_t depth,
+                              const GemmPanel& panel, const GemmEpilogue& epilogue,
+                              const GemmPrefetch& prefetch) {
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(GemmTag()));
+  if constexpr (kGemmWideRows > 0) {
+    if (panel.columns > 2 * lanes) {
+      GemmDispatchRows<kGemmWideRows>(block.rows, [&](auto rows) HWY_ATTR {
+        constexpr int kRows = decltype(rows)::value;
+        if (panel.columns > 3 * lanes) {
+          GemmKernel<kRows, 4>(block, next, depth, panel, epilogue, prefetch);
+        } else {
+          GemmKernel<kRows, 3>(block, next, depth, panel, epilogue, prefetch);
+        }
+      });
+      return;
+    }
+  }
+  GemmDispatchRows<kGemmRows>(block.rows, [&](auto rows) HWY_ATTR {
+    constexpr int kRows = decltype(rows)::value;
+    if (panel.columns > lanes) {
+      GemmKernel<kRows, 2>(block, next, depth, panel, epilogue, prefetch);
+    } else {
+      GemmKernel<kRows, 1>(block, next, depth, panel, epilogue, prefetch);
+    }
+  });
+}
+
 void Multiply(const GemmBlock* blocks, int64_t num_blocks, int64_t depth, const GemmPanel& panel,
               const GemmEpilogue& epilogue, const GemmPrefetch& prefetch) {
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(GemmTag()));
   for (int64_t i = 0; i < num_blocks; ++i) {
     const GemmBlock* const next = i + 1 < num_blocks ? &blocks[i + 1] : nullptr;
-    if constexpr (kGemmWideRows > 0) {
-      if (panel.columns > 2 * lanes) {
-        GemmDispatchRows<kGemmWideRows>(blocks[i].rows, [&](auto rows) HWY_ATTR {
-          constexpr int kRows = decltype(rows)::value;
-          if (panel.columns > 3 * lanes) {
-            GemmKernel<kRows, 4>(blocks[i], next, depth, panel, epilogue, prefetch);
-          } else {
-            GemmKernel<kRows, 3>(blocks[i], next, depth, panel, epilogue, prefetch);
-          }
-        });
-        continue;
-      }
+    MultiplyBlock(blocks[i], next, depth, panel, epilogue, prefetch);
+  }
+}
+
+void MultiplyByRows(const GemmBlock* blocks, int64_t num_blocks, int64_t depth,
+                    const GemmPanel* panels, int64_t num_panels, const GemmEpilogue& epilogue) {
+  for (int64_t i = 0; i < num_blocks; ++i) {
+    for (int64_t j = 0; j < num_panels; ++j) {
+      MultiplyBlock(blocks[i], nullptr, depth, panels[j], epilogue, {});
     }
-    GemmDispatchRows<kGemmRows>(blocks[i].rows, [&](auto rows) HWY_ATTR {
-      constexpr int kRows = decltype(rows)::value;
-      if (panel.columns > lanes) {
-        GemmKernel<kRows, 2>(blocks[i], next, depth, panel, epilogue, prefetch);
-      } else {
-        GemmKernel<kRows, 1>(blocks[i], next, depth, panel, epilogue, prefetch);
-      }
-    });
   }
 }
 
@@ -147,6 +163,7 @@ HWY_EXPORT(Geometry);
 HWY_EXPORT(WideGeometry);
 HWY_EXPORT(PackPanel);
 HWY_EXPORT(Multiply);
+HWY_EXPORT(MultiplyByRows);
 HWY_EXPORT(Outer);
 }  // namespace
 
@@ -163,6 +180,11 @@ void GemmMultiply(const GemmBlock* blocks, int64_t num_blocks, int64_t depth,
                   const GemmPanel& panel, const GemmEpilogue& epilogue,
                   const GemmPrefetch& prefetch) {
   HWY_DYNAMIC_DISPATCH(Multiply)(blocks, num_blocks, depth, panel, epilogue, prefetch);
+}
+
+void GemmMultiplyByRows(const GemmBlock* blocks, int64_t num_blocks, int64_t depth,
+                        const GemmPanel* panels, int64_t num_panels, const GemmEpilogue& epilogue) {
+  HWY_DYNAMIC_DISPATCH(MultiplyByRows)(blocks, num_blocks, depth, panels, num_panels, epilogue);
 }
 
 void GemmOuter(const OuterProduct& product) { HWY_DYNAMIC_DISPATCH(Outer)(product); }

@@ -102,6 +102,12 @@ void GemmMultiply(const GemmBlock* blocks, int64_t num_blocks, int64_t depth,
                   const GemmPanel& panel, const GemmEpilogue& epilogue,
                   const GemmPrefetch& prefetch = {});
 
+// Multiplies blocks by panels that follow each other, each block by all of them before the next:
+// for products so shallow that writing `out` takes as long as computing it. Rows are then written
+// one after the other, which hardware fetches ahead by itself.
+void GemmMultiplyByRows(const GemmBlock* blocks, int64_t num_blocks, int64_t depth,
+                        const GemmPanel* panels, int64_t num_panels, const GemmEpilogue& epilogue);
+
 // One step of the reduction of Outer: where a[p] and b[p] begin.
 struct OuterStep {
   const float* a;

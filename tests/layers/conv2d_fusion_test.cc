@@ -325,6 +325,8 @@ const char* const kShapes[] = {
     "n3c64h17w16k48r1s1p0",
     "n2c70h17w17k100r1s1p0",  // wide panels, whole, of three vectors and narrow
     "n1c200h23w23k77r1s1p0",
+    "n2c150h17w17k20r1s1p0",  // shallow: all panels for each row, in backward data and in forward
+    "n9c12h16w16k100r1s1p0",
     "n1c130h9w9k70r1s1p0",
     "n33c40h2w2k24r1s1p0",
     "n29c5h32w32k6r1s1p0",  // several tiles a piece
