@@ -257,15 +257,15 @@ class OutputLanes {
   VF products_[2];
 };
 
-// Calls body(n, row0, row1) for bands of a few rows of each image of the block, one below the
+// Calls body(n, row0, row1) for bands of `rows` rows of each image of the block, one below the
 // other: kernels then move along the rows, as prefetchers expect, and the rows that two bands share
-// are still in the second-level cache.
+// are still in the second-level cache. Each row is one or two memory pages that are walked at once,
+// of which hardware follows some 32.
 template <class Body>
-HWY_INLINE void ForEachBand(const DepthwiseBlock& block, const Body& body) {
-  constexpr int64_t kRows = 16;
+HWY_INLINE void ForEachBand(const DepthwiseBlock& block, int64_t rows, const Body& body) {
   for (int64_t n = block.image0; n < block.image1; ++n) {
-    for (int64_t row = block.row0; row < block.row1; row += kRows) {
-      body(n, row, std::min(row + kRows, block.row1));
+    for (int64_t row = block.row0; row < block.row1; row += rows) {
+      body(n, row, std::min(row + rows, block.row1));
     }
   }
 }
