@@ -129,6 +129,7 @@ TapProductCut::TapProductCut(const TapProductSize& size)
     return;
   }
   const int64_t rows = size.images * size.h * size.w;
+  const int64_t block_rows = geometry.rows;
   const int64_t fit = (size.prologue ? kScratchBytes : kTileBytes) / (4 * size.in_channels);
   // One tap: what a tile fetches for the next should not push out what it reads itself.
   const int64_t most = size.num_taps == 1 ? kMinTileRows : kMaxTileRows;
@@ -143,8 +144,11 @@ TapProductCut::TapProductCut(const TapProductSize& size)
     const bool keeps_weights = size.in_channels * size.out_channels * 4 <= kKeptBytes;
     const int64_t least = keeps_weights ? kGemmMaxRows : kMinTileRows;
     tile_rows = std::min(tile_rows, std::max(DivideUp(rows, kPieces), least));
+    if (DivideUp(rows, tile_rows) * num_panels < kPieces) {
+      const int64_t fewest = keeps_weights ? block_rows : kMinTileRows / 2;
+      tile_rows = std::min(tile_rows, std::max(rows * num_panels / kPieces, fewest));
+    }
   }
-  const int64_t block_rows = geometry.rows;
   if (size.num_taps > 1 && num_panels == 1) {
     // Else one 8 x 8 image is a single piece: 128 to 32 channels took 36 us, now 20. With more
     // panels several pieces would meet each, which none could pack for itself then: 4 panels took a

@@ -39,7 +39,7 @@ struct TapProductCut {
   static constexpr int64_t kPieces = 64;               // as many as threads should find work
   static constexpr int64_t kMaxRuns = 64;      // of tiles: each leaves sums of its own to be merged
   static constexpr int64_t kMinBlockRows = 6;  // smallest register block over all targets
-  static constexpr int64_t kWideRows = 512;    // of a product whose panels may be wide
+  static constexpr int64_t kWideRows = 256;    // of a product whose panels may be wide
   static constexpr int64_t kMaxPixelsByPosition = 64;
   static constexpr int64_t kMinImagesByPosition = 8;
   static constexpr int64_t kMaxCopyBytes = 8 << 20;

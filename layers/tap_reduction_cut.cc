@@ -78,7 +78,7 @@ void TapReductionCut::CutGroups(const TapReductionSize& size) {
     } else {
       most_parts = std::max<int64_t>(1, std::max(rows, columns) / kColumnRange);
     }
-    most_groups = std::max(kFewPieces, kPieces / most_parts);
+    most_groups = std::max(kFewPieces, 2 * DivideUp(kPieces, most_parts) - 1);  // rounded up
   }
   const auto can_double = [&](int64_t units) {
     return 2 * groups <= units && (2 * groups - 1) * result_floats * 4 <= kMaxPartialBytes &&
