@@ -213,186 +213,246 @@ bool TapProductTakesPrologue(const TapProductSize& size) {
 
 int64_t TapProductPieces(const TapProductSize& size) { return Cut(size).runs; }
 
-void RunTapProduct(const char* zone, const TapProduct& p, Workspace workspace, Context& ctx) {
-  const int64_t channels = p.in.c;
-  const int64_t columns = p.out.c;
-  const TapProductSize size = SizeOf(p);
-  const Cut cut(size);
-  const GemmGeometry& geometry = cut.geometry;
-  const int64_t width = geometry.panel_width();
-  const int64_t num_panels = cut.num_panels;
-  std::optional<TapGather> gather;
-  if (cut.gathers) gather.emplace(p.in, p.taps, p.num_taps);
-  const int64_t depth = cut.gathers ? p.num_taps * channels : channels;
+namespace {
 
-  const bool one_matrix = IsOneMatrix(p);
-  const bool reads_in_place = cut.packs_in_pieces() && one_matrix;
-  const bool leaves_in_place = !cut.packs_in_pieces() && one_matrix && LeavesWeights(p, geometry);
-  const bool own_pixels = ReadsOwnPixels(p);
-  float* const zeros = workspace.Take<float>(channels);
-  std::fill(zeros, zeros + channels, 0.0f);
-  float* const packed = workspace.Take<float>(PackedFloats(size, cut, ctx.num_threads()));
-  const auto panel_at = [&](int64_t index) {
-    return packed + index * width * p.num_taps * channels;
-  };
-  const bool by_rows = !cut.packs_in_pieces() && !cut.gathers && p.num_taps == 1 &&
-                       channels <= kMaxDepthByRows && num_panels > 1 &&
-                       num_panels <= kMaxPanelsByRows;
-  // Where weights are that pieces do not pack for themselves.
-  const auto panel_of = [&](int64_t panel) {
-    const int64_t column = panel * width;
-    const int64_t panel_columns = std::min(width, columns - column);
-    if (leaves_in_place) {
-      return GemmPanel{p.weights + p.taps[0].weights + column, p.weight_row_stride, column,
-                       panel_columns};
+// One product: what its loops share.
+class ProductRun {
+ public:
+  ProductRun(const char* zone, const TapProduct& product, Workspace workspace, Context& ctx)
+      : zone_(zone),
+        p_(product),
+        ctx_(ctx),
+        cut_(SizeOf(p_)),
+        geometry_(cut_.geometry),
+        width_(geometry_.panel_width()),
+        depth_(cut_.gathers ? p_.num_taps * p_.in.c : p_.in.c),
+        own_pixels_(ReadsOwnPixels(p_)),
+        input_(cut_.input) {
+    const bool one_matrix = IsOneMatrix(p_);
+    reads_in_place_ = cut_.packs_in_pieces() && one_matrix;
+    leaves_in_place_ = !cut_.packs_in_pieces() && one_matrix && LeavesWeights(p_, geometry_);
+    by_rows_ = !cut_.packs_in_pieces() && !cut_.gathers && p_.num_taps == 1 &&
+               p_.in.c <= kMaxDepthByRows && cut_.num_panels > 1 &&
+               cut_.num_panels <= kMaxPanelsByRows;
+    if (input_ == TapInput::kInPlace && own_pixels_ &&
+        RowsCollide(p_.in_step * p_.in.pixel_stride) && cut_.num_panels / cut_.groups > 1) {
+      input_ = TapInput::kTile;
     }
-    return GemmPanel{panel_at(panel), DivideUp(panel_columns, geometry.lanes) * geometry.lanes,
-                     column, panel_columns};
-  };
-  TapInput input = cut.input;
-  if (input == TapInput::kInPlace && own_pixels && RowsCollide(p.in_step * p.in.pixel_stride) &&
-      num_panels / cut.groups > 1) {
-    input = TapInput::kTile;
-  }
-  // Rows that their tile's predecessor has not fetched (NextRows::input) and that were not made
-  // just before. Fetching both ways cost 2 to 6% on an Intel Xeon, 9% where all is in the cache.
-  const bool fetches_blocks =
-      input == TapInput::kRows || (input != TapInput::kTile && !own_pixels && !gather);
-  const bool prologue = p.activation.active() || p.gradient.active();
-  CNN_CHECK(!prologue || input == TapInput::kByPosition || own_pixels);
+    // Rows that their tile's predecessor has not fetched (NextRows::input) and that were not made
+    // just before. Fetching both ways cost 2 to 6% on an Intel Xeon, 9% where all is in the cache.
+    fetches_blocks_ =
+        input_ == TapInput::kRows || (input_ != TapInput::kTile && !own_pixels_ && !cut_.gathers);
+    const bool prologue = p_.activation.active() || p_.gradient.active();
+    CNN_CHECK(!prologue || input_ == TapInput::kByPosition || own_pixels_);
 
-  if (!cut.packs_in_pieces() && !leaves_in_place) {
-    ctx.ParallelFor(zone, num_panels * p.num_taps, [&](int64_t piece, int /*worker*/) {
-      const int64_t panel = piece / p.num_taps;
-      PackSegment(p, geometry, panel, piece % p.num_taps, panel_at(panel));
+    if (cut_.gathers) gather_.emplace(p_.in, p_.taps, p_.num_taps);
+    zeros_ = workspace.Take<float>(p_.in.c);
+    packed_ = workspace.Take<float>(PackedFloats(SizeOf(p_), cut_, ctx.num_threads()));
+    copy_ = workspace.Take<float>(cut_.copy_floats);
+    scratch_bytes_ = TapTileScratch::Bytes(cut_);
+    scratch_ = workspace.Take<std::byte>(static_cast<int64_t>(scratch_bytes_) * ctx.num_threads());
+  }
+
+  void Run() {
+    std::fill(zeros_, zeros_ + p_.in.c, 0.0f);
+    if (!cut_.packs_in_pieces() && !leaves_in_place_) {
+      ctx_.ParallelFor(zone_, cut_.num_panels * p_.num_taps, [&](int64_t piece, int /*worker*/) {
+        const int64_t panel = piece / p_.num_taps;
+        PackSegment(p_, geometry_, panel, piece % p_.num_taps, PackedAt(panel));
+      });
+    }
+    source_ = {p_.in.data, p_.in.h * p_.in.w * p_.in.pixel_stride, p_.in.pixel_stride};
+    if (input_ == TapInput::kByPosition) {
+      source_ = CopyByPosition(zone_, p_, cut_, copy_, ctx_);
+    } else if (input_ == TapInput::kRows) {
+      ctx_.ParallelFor(zone_, cut_.tiles, [&](int64_t index, int /*worker*/) {
+        const TapTile tile(p_, cut_, index);
+        MakeTileRows(p_, tile, copy_ + tile.begin * cut_.copy_stride, cut_.copy_stride);
+      });
+    }
+    // Panels are dealt out in groups only as far as the tiles do not give enough pieces. A group's
+    // panels stay in the cache over neighbouring tiles.
+    ctx_.ParallelFor(zone_, cut_.groups * cut_.runs, [&](int64_t index, int worker) {
+      RunPiece(index / cut_.runs, index % cut_.runs, worker);
     });
   }
 
-  float* const copy = workspace.Take<float>(cut.copy_floats);
-  TapSource source{p.in.data, p.in.h * p.in.w * p.in.pixel_stride, p.in.pixel_stride};
-  if (input == TapInput::kByPosition) {
-    source = CopyByPosition(zone, p, cut, copy, ctx);
-  } else if (input == TapInput::kRows) {
-    ctx.ParallelFor(zone, cut.tiles, [&](int64_t index, int /*worker*/) {
-      const TapTile tile(p, cut, index);
-      MakeTileRows(p, tile, copy + tile.begin * cut.copy_stride, cut.copy_stride);
-    });
+ private:
+  // A group of panels, and a run of tiles that they meet.
+  struct Piece {
+    int64_t group;
+    int64_t first_panel, last_panel;
+    int64_t sums;  // among those of the pieces
+    int worker;
+    GemmEpilogue epilogue;
+  };
+
+  float* PackedAt(int64_t index) const { return packed_ + index * width_ * p_.num_taps * p_.in.c; }
+  GemmPanel PanelAt(int64_t panel, const float* data) const {
+    const int64_t column = panel * width_;
+    const int64_t columns = std::min(width_, p_.out.c - column);
+    return {data, DivideUp(columns, geometry_.lanes) * geometry_.lanes, column, columns};
+  }
+  // Where the caller has it.
+  GemmPanel PanelInPlace(int64_t panel) const {
+    GemmPanel b = PanelAt(panel, nullptr);
+    b.data = p_.weights + p_.taps[0].weights + b.first_column;
+    b.row_stride = p_.weight_row_stride;
+    return b;
+  }
+  // Where pieces do not pack for themselves.
+  GemmPanel SharedPanel(int64_t panel) const {
+    return leaves_in_place_ ? PanelInPlace(panel) : PanelAt(panel, PackedAt(panel));
+  }
+  // Packed by the piece that meets it.
+  GemmPanel OwnPanel(int64_t panel, const Piece& piece) const {
+    float* const packed = PackedAt(cut_.groups < ctx_.num_threads() ? piece.group : piece.worker);
+    for (int64_t tap = 0; tap < p_.num_taps; ++tap) PackSegment(p_, geometry_, panel, tap, packed);
+    return PanelAt(panel, packed);
   }
 
-  // Panels are dealt out in groups only as far as the tiles do not give enough pieces. A group's
-  // panels stay in the cache over neighbouring tiles.
-  const size_t scratch_bytes = TapTileScratch::Bytes(cut);
-  std::byte* const scratch =
-      workspace.Take<std::byte>(static_cast<int64_t>(scratch_bytes) * ctx.num_threads());
-  ctx.ParallelFor(zone, cut.groups * cut.runs, [&](int64_t index, int worker) {
-    const int64_t group = index / cut.runs;
-    const int64_t run = index % cut.runs;
-    const int64_t first_panel = num_panels * group / cut.groups;
-    const int64_t last_panel = num_panels * (group + 1) / cut.groups - 1;
-    Workspace own{scratch + static_cast<size_t>(worker) * scratch_bytes, scratch_bytes};
-    const TapTileScratch tables(cut, &own);
-    const int64_t piece = p.first_piece + run;
-    GemmEpilogue epilogue = p.epilogue;
-    if (p.gradient_epilogue.active()) {
-      const int64_t first_column = first_panel * width;
-      p.gradient_sums->Clear(piece, first_column,
-                             std::min(columns, (last_panel + 1) * width) - first_column);
-      epilogue.gradient = &p.gradient_epilogue;
-      epilogue.sum_g = p.gradient_sums->sum_g(piece);
-      epilogue.sum_gx = p.gradient_sums->sum_gx(piece);
+  void RunPiece(int64_t group, int64_t run, int worker) const {
+    Piece piece{group,
+                cut_.num_panels * group / cut_.groups,
+                cut_.num_panels * (group + 1) / cut_.groups - 1,
+                p_.first_piece + run,
+                worker,
+                p_.epilogue};
+    Workspace own{scratch_ + static_cast<size_t>(worker) * scratch_bytes_, scratch_bytes_};
+    const TapTileScratch tables(cut_, &own);
+    if (p_.gradient_epilogue.active()) {
+      const int64_t first_column = piece.first_panel * width_;
+      p_.gradient_sums->Clear(piece.sums, first_column,
+                              std::min(p_.out.c, (piece.last_panel + 1) * width_) - first_column);
+      piece.epilogue.gradient = &p_.gradient_epilogue;
+      piece.epilogue.sum_g = p_.gradient_sums->sum_g(piece.sums);
+      piece.epilogue.sum_gx = p_.gradient_sums->sum_gx(piece.sums);
     }
-    if (p.moments != nullptr) {
-      epilogue.center = p.moments->center(piece);
-      epilogue.sum = p.moments->sum(piece);
-      epilogue.sum_of_squares = p.moments->sum_of_squares(piece);
+    if (p_.moments != nullptr) {
+      piece.epilogue.center = p_.moments->center(piece.sums);
+      piece.epilogue.sum = p_.moments->sum(piece.sums);
+      piece.epilogue.sum_of_squares = p_.moments->sum_of_squares(piece.sums);
     }
     int64_t pixels = 0;
-    for (int64_t t = cut.FirstTile(run); t < cut.FirstTile(run + 1); ++t) {
-      const TapTile tile(p, cut, t);
+    for (int64_t t = cut_.FirstTile(run); t < cut_.FirstTile(run + 1); ++t) {
+      const TapTile tile(p_, cut_, t);
       pixels += tile.rows;
-      int64_t num_blocks = 0;
-      if (input == TapInput::kTile) {
-        MakeTileRows(p, tile, tables.rows, cut.copy_stride);
-        num_blocks = FillRowTile(p, tile, tables.rows, cut.copy_stride, geometry.rows, tables);
-      } else if (input == TapInput::kRows) {
-        num_blocks = FillRowTile(p, tile, copy + tile.begin * cut.copy_stride, cut.copy_stride,
-                                 geometry.rows, tables);
-      } else if (gather) {
-        GatherTile(p, *gather, tile, tables.gathered, cut.gather_stride);
-        num_blocks =
-            FillRowTile(p, tile, tables.gathered, cut.gather_stride, geometry.rows, tables);
-      } else if (own_pixels && p.h == p.in.h && p.w == p.in.w) {
-        num_blocks =
-            FillRowTile(p, tile, p.in.Pixel(tile.begin), p.in.pixel_stride, geometry.rows, tables);
+      const int64_t num_blocks = FillTile(tile, tables);
+      const bool begins = p_.moments != nullptr && t == cut_.FirstTile(run);
+      if (by_rows_) {
+        MultiplyByRows(piece, begins, tables.blocks, num_blocks);
       } else {
-        num_blocks = FillTapTile(p, source, geometry.rows, zeros, tile, tables);
-      }
-      const bool first_tile = p.moments != nullptr && t == cut.FirstTile(run);
-      if (by_rows) {
-        GemmPanel panels[kMaxPanelsByRows];
-        const int64_t count = last_panel - first_panel + 1;
-        for (int64_t i = 0; i < count; ++i) panels[i] = panel_of(first_panel + i);
-        const int64_t begun = first_tile ? 1 : 0;
-        if (first_tile) {
-          GemmMultiplyByRows(tables.blocks, 1, depth, panels, count, p.epilogue);
-          for (int64_t i = 0; i < count; ++i) {
-            BeginMoments(p, tables.blocks[0], panels[i].first_column, panels[i].columns, piece);
-          }
-        }
-        GemmMultiplyByRows(tables.blocks + begun, num_blocks - begun, depth, panels, count,
-                           epilogue);
-        continue;
-      }
-      // The tile after this one, here or in the piece that this worker likely takes next.
-      NextRows next;
-      if (input != TapInput::kByPosition && t + 1 < cut.tiles) {
-        const TapTile next_tile(p, cut, t + 1);
-        next.begin = next_tile.begin;
-        next.end = next_tile.begin + next_tile.rows;
-        next.input = own_pixels && input != TapInput::kRows;
-        next.column = first_panel * width;
-        next.num_columns = std::min(columns, (last_panel + 1) * width) - next.column;
-      }
-      for (int64_t panel = first_panel; panel <= last_panel; ++panel) {
-        const int64_t column = panel * width;
-        const int64_t panel_columns = std::min(width, columns - column);
-        GemmPanel b{nullptr, DivideUp(panel_columns, geometry.lanes) * geometry.lanes, column,
-                    panel_columns};
-        PrefetchQueue queue;
-        queue.Clear();
-        if (reads_in_place && b.row_stride == panel_columns) {
-          b.data = p.weights + p.taps[0].weights + column;
-          b.row_stride = p.weight_row_stride;
-          // Short rows, a stride apart, are no pattern that hardware prefetches.
-          queue.Add(b.data + kRowsAhead * b.row_stride, panel_columns, b.row_stride,
-                    p.num_taps * channels - kRowsAhead);
-          queue.SpreadOver(p.num_taps * channels / depth * GemmPrefetchSteps(depth));
-        } else {
-          if (cut.packs_in_pieces()) {
-            float* const own_panel = panel_at(cut.groups < ctx.num_threads() ? group : worker);
-            for (int64_t tap = 0; tap < p.num_taps; ++tap) {
-              PackSegment(p, geometry, panel, tap, own_panel);
-            }
-            b.data = own_panel;
-          } else {
-            b = panel_of(panel);
-          }
-          next.Part(p, panel - first_panel, last_panel - first_panel + 1, &queue);
-          queue.SpreadOver(num_blocks * GemmPrefetchSteps(depth));
-        }
-        const GemmPrefetch prefetch{panel == first_panel && fetches_blocks,
-                                    panel == last_panel ? nullptr : tables.blocks, &queue};
-        int64_t begun = 0;
-        if (first_tile) {
-          begun = 1;
-          GemmMultiply(tables.blocks, 1, depth, b, p.epilogue);
-          BeginMoments(p, tables.blocks[0], column, panel_columns, piece);
-        }
-        GemmMultiply(tables.blocks + begun, num_blocks - begun, depth, b, epilogue, prefetch);
+        MultiplyByPanels(piece, begins, tables.blocks, num_blocks, RowsAfter(t, piece));
       }
     }
-    if (p.moments != nullptr && group == 0) p.moments->pixels(piece) = pixels;
-  });
+    if (p_.moments != nullptr && group == 0) p_.moments->pixels(piece.sums) = pixels;
+  }
+
+  // Returns the number of blocks.
+  int64_t FillTile(const TapTile& tile, const TapTileScratch& tables) const {
+    const auto from_rows = [&](const float* rows, int64_t stride) {
+      return FillRowTile(p_, tile, rows, stride, geometry_.rows, tables);
+    };
+    if (input_ == TapInput::kTile) {
+      MakeTileRows(p_, tile, tables.rows, cut_.copy_stride);
+      return from_rows(tables.rows, cut_.copy_stride);
+    }
+    if (input_ == TapInput::kRows) {
+      return from_rows(copy_ + tile.begin * cut_.copy_stride, cut_.copy_stride);
+    }
+    if (gather_) {
+      GatherTile(p_, *gather_, tile, tables.gathered, cut_.gather_stride);
+      return from_rows(tables.gathered, cut_.gather_stride);
+    }
+    if (own_pixels_ && p_.h == p_.in.h && p_.w == p_.in.w) {
+      return from_rows(p_.in.Pixel(tile.begin), p_.in.pixel_stride);
+    }
+    return FillTapTile(p_, source_, geometry_.rows, zeros_, tile, tables);
+  }
+
+  // The tile after tile t, here or in the piece that this worker likely takes next.
+  NextRows RowsAfter(int64_t t, const Piece& piece) const {
+    NextRows next;
+    if (input_ == TapInput::kByPosition || t + 1 >= cut_.tiles) return next;
+    const TapTile tile(p_, cut_, t + 1);
+    next.begin = tile.begin;
+    next.end = tile.begin + tile.rows;
+    next.input = own_pixels_ && input_ != TapInput::kRows;
+    next.column = piece.first_panel * width_;
+    next.num_columns = std::min(p_.out.c, (piece.last_panel + 1) * width_) - next.column;
+    return next;
+  }
+
+  // `begins`: the first block's results become the center of the piece's moments.
+  void MultiplyByRows(const Piece& piece, bool begins, const GemmBlock* blocks,
+                      int64_t num_blocks) const {
+    GemmPanel panels[kMaxPanelsByRows];
+    const int64_t count = piece.last_panel - piece.first_panel + 1;
+    for (int64_t i = 0; i < count; ++i) panels[i] = SharedPanel(piece.first_panel + i);
+    if (begins) {
+      GemmMultiplyByRows(blocks, 1, depth_, panels, count, p_.epilogue);
+      for (int64_t i = 0; i < count; ++i) {
+        BeginMoments(p_, blocks[0], panels[i].first_column, panels[i].columns, piece.sums);
+      }
+    }
+    const int64_t begun = begins ? 1 : 0;
+    GemmMultiplyByRows(blocks + begun, num_blocks - begun, depth_, panels, count, piece.epilogue);
+  }
+
+  void MultiplyByPanels(const Piece& piece, bool begins, const GemmBlock* blocks,
+                        int64_t num_blocks, const NextRows& next) const {
+    for (int64_t panel = piece.first_panel; panel <= piece.last_panel; ++panel) {
+      GemmPanel b = PanelAt(panel, nullptr);
+      PrefetchQueue queue;
+      queue.Clear();
+      if (reads_in_place_ && b.row_stride == b.columns) {
+        b = PanelInPlace(panel);
+        // Short rows, a stride apart, are no pattern that hardware prefetches.
+        queue.Add(b.data + kRowsAhead * b.row_stride, b.columns, b.row_stride,
+                  p_.num_taps * p_.in.c - kRowsAhead);
+        queue.SpreadOver(p_.num_taps * p_.in.c / depth_ * GemmPrefetchSteps(depth_));
+      } else {
+        b = cut_.packs_in_pieces() ? OwnPanel(panel, piece) : SharedPanel(panel);
+        next.Part(p_, panel - piece.first_panel, piece.last_panel - piece.first_panel + 1, &queue);
+        queue.SpreadOver(num_blocks * GemmPrefetchSteps(depth_));
+      }
+      const GemmPrefetch prefetch{panel == piece.first_panel && fetches_blocks_,
+                                  panel == piece.last_panel ? nullptr : blocks, &queue};
+      if (begins) {
+        GemmMultiply(blocks, 1, depth_, b, p_.epilogue);
+        BeginMoments(p_, blocks[0], b.first_column, b.columns, piece.sums);
+      }
+      const int64_t begun = begins ? 1 : 0;
+      GemmMultiply(blocks + begun, num_blocks - begun, depth_, b, piece.epilogue, prefetch);
+    }
+  }
+
+  const char* const zone_;
+  const TapProduct& p_;
+  Context& ctx_;
+  const Cut cut_;
+  const GemmGeometry& geometry_;
+  const int64_t width_;  // of a panel
+  const int64_t depth_;  // of a segment
+  const bool own_pixels_;
+  TapInput input_;
+  bool reads_in_place_ = false;   // a piece that packs for itself need not
+  bool leaves_in_place_ = false;  // nor is anything else packed
+  bool by_rows_ = false;
+  bool fetches_blocks_ = false;
+  std::optional<TapGather> gather_;
+  TapSource source_{};
+  float* zeros_ = nullptr;
+  float* packed_ = nullptr;
+  float* copy_ = nullptr;
+  size_t scratch_bytes_ = 0;
+  std::byte* scratch_ = nullptr;
+};
+
+}  // namespace
+
+void RunTapProduct(const char* zone, const TapProduct& product, Workspace workspace, Context& ctx) {
+  ProductRun(zone, product, workspace, ctx).Run();
 }
 
 }  // namespace classicnn
