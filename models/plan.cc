@@ -340,16 +340,47 @@ Plan PlanWithin(int64_t limit, const UnplacedPlan& base, std::vector<int> droppe
   }
   const size_t fixed = dropped.size();
   Plan smallest = PlacedWithout(base, dropped);
-  for (size_t next = 0; smallest.arena_bytes > limit && next < more.size(); ++next) {
-    dropped.push_back(more[next]);
-    Plan plan = PlacedWithout(base, dropped);
-    if (plan.arena_bytes <= smallest.arena_bytes) {
-      smallest = std::move(plan);
-    } else {
-      dropped.pop_back();  // what it takes to compute this again is more than it frees
+  std::vector<int> smallest_dropped = dropped;
+  // Steps are taken by what is alive at once: where buffers are placed makes a plan a little larger
+  // or smaller by chance.
+  int64_t alive = smallest.lower_bound_bytes;
+  const auto keep = [&](Plan plan) {
+    alive = plan.lower_bound_bytes;
+    if (plan.arena_bytes > smallest.arena_bytes) return;
+    smallest = std::move(plan);
+    smallest_dropped = dropped;
+  };
+  for (bool progress = true; progress && smallest.arena_bytes > limit;) {
+    const int64_t before = alive;
+    std::vector<int> refused;
+    for (size_t next = 0; smallest.arena_bytes > limit && next < more.size(); ++next) {
+      dropped.push_back(more[next]);
+      Plan plan = PlacedWithout(base, dropped);
+      if (plan.lower_bound_bytes <= alive) {
+        keep(std::move(plan));
+      } else {
+        dropped.pop_back();  // what it takes to compute this again is more than it frees
+        refused.push_back(more[next]);
+      }
     }
+    // Nor may one that was dropped be worth it any more: with a concatenation, all that goes into
+    // it is computed again at once, where without only what each of its readers needs is.
+    for (size_t i = dropped.size(); smallest.arena_bytes > limit && i-- > fixed;) {
+      const int buffer = dropped[i];
+      dropped.erase(dropped.begin() + static_cast<std::ptrdiff_t>(i));
+      Plan plan = PlacedWithout(base, dropped);
+      if (plan.lower_bound_bytes < alive) {
+        keep(std::move(plan));
+        refused.push_back(buffer);
+      } else {
+        dropped.insert(dropped.begin() + static_cast<std::ptrdiff_t>(i), buffer);
+      }
+    }
+    progress = alive < before;
+    more = std::move(refused);
   }
   if (smallest.arena_bytes > limit) return smallest;
+  dropped = std::move(smallest_dropped);
   // Some that were dropped on the way may not be needed: the dearest are asked first.
   for (size_t i = dropped.size(); i-- > fixed;) {
     std::vector<int> fewer = dropped;
