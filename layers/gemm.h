@@ -79,7 +79,7 @@ struct GemmPrefetch {
   // Each block's rows of A during the block before; worth it for the first panel that meets them.
   bool next_rows = false;
   // The block that meets the next panel after the last of these has met this one, or null. What
-  // epilogues read is always fetched a block ahead.
+  // epilogues read GemmMultiply always fetches a block ahead.
   const GemmBlock* first = nullptr;
   // Whatever else; or null.
   PrefetchQueue* queue = nullptr;
@@ -104,7 +104,8 @@ void GemmMultiply(const GemmBlock* blocks, int64_t num_blocks, int64_t depth,
 
 // Multiplies blocks by panels that follow each other, each block by all of them before the next:
 // for products so shallow that writing `out` takes as long as computing it. Rows are then written
-// one after the other, which hardware fetches ahead by itself.
+// (and what the epilogue reads is read) one after the other, which hardware fetches ahead: no
+// hints.
 void GemmMultiplyByRows(const GemmBlock* blocks, int64_t num_blocks, int64_t depth,
                         const GemmPanel* panels, int64_t num_panels, const GemmEpilogue& epilogue);
 

@@ -131,19 +131,6 @@ void PackNarrow(const NarrowReduction& r, int64_t first, int64_t count, int64_t 
   }
 }
 
-// Lines of pixels [first, first + count).
-void PrefetchPixels(const OuterReduction& r, int64_t first, int64_t count, PrefetchQueue* queue) {
-  queue->Add(r.a.data + first * r.a.stride, r.a.channels, r.a.stride, count);
-  queue->Add(r.b.data + first * r.b.stride, r.b.channels, r.b.stride, count);
-  if (r.gradient == nullptr) return;
-  const int64_t x_stride = r.gradient->x.pixel_stride;
-  queue->Add(r.x + first * x_stride, r.b.channels, x_stride, count);
-}
-
-int64_t NarrowStride(int64_t channels) {
-  return (channels + kGemmMaxLanes - 1) / kGemmMaxLanes * kGemmMaxLanes;
-}
-
 // Where the prologue's arrays begin for the wide operand's channel `column`.
 Wide SetPrologue(const NarrowReduction& r, int64_t column, NarrowBlock* block) {
   const OuterReduction& o = r.operands;
@@ -176,7 +163,7 @@ void ReduceNarrowly(const NarrowReduction& r, const NarrowReduction* following) 
   NarrowBlock block;
   block.narrow_stride = stride;
   block.wide_stride = wide.stride;
-  block.x_stride = o.gradient != nullptr ? o.gradient->x.pixel_stride : 0;
+  if (!r.narrow_b && o.gradient != nullptr) block.x_stride = o.gradient->x.pixel_stride;
   block.out_stride = o.out_stride;
   // What is beyond the channels is multiplied, but not stored.
   if (narrow.channels % kNarrowStep != 0) {
@@ -192,17 +179,17 @@ void ReduceNarrowly(const NarrowReduction& r, const NarrowReduction* following) 
     PrefetchQueue prefetch;
     prefetch.Clear();
     if (next < o.pixels) {
-      PrefetchPixels(o, next, std::min(block.steps, o.pixels - next), &prefetch);
+      PrefetchOperandsOf(o, next, std::min(block.steps, o.pixels - next), &prefetch);
     } else if (following != nullptr) {
       const OuterReduction& f = following->operands;
-      PrefetchPixels(f, 0, std::min(block.steps, f.pixels), &prefetch);
+      PrefetchOperandsOf(f, 0, std::min(block.steps, f.pixels), &prefetch);
     }
     prefetch.SpreadOver(panels * num_blocks * ((block.steps + kLineFloats - 1) / kLineFloats));
     block.prefetch = &prefetch;
     for (int64_t column = 0; column < wide.channels; column += Lanes()) {
       block.columns = std::min(Lanes(), wide.channels - column);
       block.wide = wide.data + first * wide.stride + column;
-      if (o.gradient != nullptr) block.x = o.x + first * block.x_stride + column;
+      if (block.x_stride != 0) block.x = o.x + first * block.x_stride + column;
       const Wide prologue = SetPrologue(r, column, &block);
       for (int64_t i = 0; i < num_blocks; ++i) {
         // All but the last are whole steps.
@@ -233,8 +220,8 @@ HWY_EXPORT(Has);
 
 bool HasNarrowProduct() { return HWY_DYNAMIC_DISPATCH(Has)(); }
 
-int64_t NarrowPackedFloats(int64_t channels, int64_t block_pixels) {
-  return (channels + kGemmMaxLanes - 1) / kGemmMaxLanes * kGemmMaxLanes * block_pixels;
+int64_t NarrowStride(int64_t channels) {
+  return (channels + kGemmMaxLanes - 1) / kGemmMaxLanes * kGemmMaxLanes;
 }
 
 void ReduceNarrow(const NarrowReduction& reduction, const NarrowReduction* next) {

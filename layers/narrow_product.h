@@ -15,11 +15,15 @@
 
 namespace classicnn {
 
-// Whether the active target has the registers: elsewhere ReduceOuter is faster.
+// Whether the active target's multiply-add broadcasts an operand from memory by itself, as
+// AVX-512's does: elsewhere ReduceOuter is faster.
 bool HasNarrowProduct();
 
-// Floats of NarrowReduction::packed for a narrow operand of `channels`.
-int64_t NarrowPackedFloats(int64_t channels, int64_t block_pixels);
+// Floats of a packed pixel, and of a block of them, of a narrow operand of `channels`.
+int64_t NarrowStride(int64_t channels);
+inline int64_t NarrowPackedFloats(int64_t channels, int64_t block_pixels) {
+  return NarrowStride(channels) * block_pixels;
+}
 
 // Of `operands`: a, activation, b, gradient, x, pixels, block_pixels as there; packed_a is for
 // the narrow operand, NarrowPackedFloats; out is [narrow channels][out_stride].

@@ -233,16 +233,6 @@ class Packings {
   float zeros_[kGemmMaxRows];
 };
 
-// Lines of pixels [first, first + count).
-void PrefetchOperandsOf(const OuterReduction& r, int64_t first, int64_t count,
-                        PrefetchQueue* queue) {
-  queue->Add(r.a.data + first * r.a.stride, r.a.channels, r.a.stride, count);
-  queue->Add(r.b.data + first * r.b.stride, r.b.channels, r.b.stride, count);
-  if (r.gradient == nullptr) return;
-  const int64_t x_stride = r.gradient->x.pixel_stride;
-  queue->Add(r.x + first * x_stride, r.b.channels, x_stride, count);
-}
-
 void Reduce(const OuterReduction& r, const OuterReduction* following) {
   const Packings packings(r);
   const OuterLayout& rows = packings.rows();
@@ -351,6 +341,15 @@ OuterLayout OuterLayout::Columns(int64_t channels, int64_t steps) {
   const GemmGeometry geometry = ActiveGemmGeometry();
   const int64_t width = geometry.panel_width();
   return {channels, geometry.num_panels(channels), width, BlockStride(width, steps), false};
+}
+
+void PrefetchOperandsOf(const OuterReduction& r, int64_t first, int64_t count,
+                        PrefetchQueue* queue) {
+  queue->Add(r.a.data + first * r.a.stride, r.a.channels, r.a.stride, count);
+  queue->Add(r.b.data + first * r.b.stride, r.b.channels, r.b.stride, count);
+  if (r.gradient == nullptr) return;
+  const int64_t x_stride = r.gradient->x.pixel_stride;
+  queue->Add(r.x + first * x_stride, r.b.channels, x_stride, count);
 }
 
 void ReduceOuter(const OuterReduction& reduction, const OuterReduction* next) {

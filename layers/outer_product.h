@@ -13,6 +13,7 @@
 #include <cstdint>
 
 #include "layers/fusion.h"
+#include "layers/prefetch_queue.h"
 
 namespace classicnn {
 
@@ -56,6 +57,9 @@ struct OuterReduction {
   float* out = nullptr;
   int64_t out_stride = 0;
 };
+// Queues what pixels [first, first + count) are read from.
+void PrefetchOperandsOf(const OuterReduction& reduction, int64_t first, int64_t count,
+                        PrefetchQueue* queue);
 // `next`: the reduction that this thread will likely do after this one, or null; what it reads
 // first is fetched.
 void ReduceOuter(const OuterReduction& reduction, const OuterReduction* next);

@@ -186,21 +186,11 @@ TapProductSize SizeOf(const TapProduct& p) {
 }
 
 size_t TapProductWorkspaceBytes(const TapProductSize& size, int num_threads) {
-  size_t packed_bytes = 0;
-  size_t input_bytes = 0;
-  size_t scratch_bytes = 0;
-  // With fewer taps the cut may be another.
-  for (int64_t taps = std::min<int64_t>(size.num_taps, 1); taps <= size.num_taps; ++taps) {
-    TapProductSize fewer = size;
-    fewer.num_taps = taps;
-    const Cut cut(fewer);
-    packed_bytes =
-        std::max(packed_bytes, Workspace::BytesFor<float>(PackedFloats(fewer, cut, num_threads)));
-    input_bytes = std::max(input_bytes, Workspace::BytesFor<float>(cut.copy_floats));
-    scratch_bytes = std::max(scratch_bytes, TapTileScratch::Bytes(cut));
-  }
-  return Workspace::BytesFor<float>(size.in_channels) + packed_bytes + input_bytes +
-         static_cast<size_t>(num_threads) * scratch_bytes;
+  const Cut cut(size);
+  return Workspace::BytesFor<float>(size.in_channels) +
+         Workspace::BytesFor<float>(PackedFloats(size, cut, num_threads)) +
+         Workspace::BytesFor<float>(cut.copy_floats) +
+         static_cast<size_t>(num_threads) * TapTileScratch::Bytes(cut);
 }
 
 bool TapProductSkipsPadding(const TapProductSize& size) {

@@ -74,8 +74,7 @@ TapProductSize SizeOf(const TapProduct& product);
 bool TapProductTakesPrologue(const TapProductSize& size);
 // How many pieces have sums of their own.
 int64_t TapProductPieces(const TapProductSize& size);
-// Scratch for a product of this size, or of one with fewer taps and a smaller lattice; without that
-// of pieces.
+// Scratch for a product of exactly this size on exactly so many threads; without that of pieces.
 size_t TapProductWorkspaceBytes(const TapProductSize& size, int num_threads);
 // Whether no multiply-adds are spent on taps outside the image: small images are multiplied
 // position by position, a register block being the same pixel of several images.

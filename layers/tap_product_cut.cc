@@ -144,8 +144,10 @@ TapProductCut::TapProductCut(const TapProductSize& size)
     const bool keeps_weights = size.in_channels * size.out_channels * 4 <= kKeptBytes;
     const int64_t least = keeps_weights ? kGemmMaxRows : kMinTileRows;
     tile_rows = std::min(tile_rows, std::max(DivideUp(rows, kPieces), least));
-    if (DivideUp(rows, tile_rows) * num_panels < kPieces) {
-      const int64_t fewest = keeps_weights ? block_rows : kMinTileRows / 2;
+    // Several tiles of few panels. A single one is better left alone: its pieces then pack their
+    // panels themselves, or read them in place.
+    if (rows > tile_rows && DivideUp(rows, tile_rows) * num_panels < kPieces) {
+      const int64_t fewest = keeps_weights ? block_rows : kFewestTileRows;
       tile_rows = std::min(tile_rows, std::max(rows * num_panels / kPieces, fewest));
     }
   }
@@ -201,10 +203,13 @@ int64_t FillRowTile(const TapProduct& p, const TapTile& tile, const float* rows,
                               });
   s.segment[0] = 0;
   const int64_t num_blocks = DivideUp(tile.rows, block_rows);
-  for (int64_t b = 0; b < num_blocks; ++b) {
-    const int64_t first = tile.rows * b / num_blocks;
-    const int64_t count = tile.rows * (b + 1) / num_blocks - first;
+  // Nearly even, without a division for each.
+  const int64_t few = tile.rows / num_blocks;
+  const int64_t longer = tile.rows % num_blocks;
+  for (int64_t b = 0, first = 0; b < num_blocks; ++b) {
+    const int64_t count = few + (b < longer ? 1 : 0);
     s.blocks[b] = {count, 1, s.a + first, s.segment, s.out + first, XRows(p, s, first)};
+    first += count;
   }
   return num_blocks;
 }

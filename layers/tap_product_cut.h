@@ -21,7 +21,8 @@ enum class TapInput {
 };
 
 // How a product is cut: tiles of rows, whose part of the input stays in the second-level cache
-// while one panel after the other is multiplied with it; and pieces of the parallel loop, a run of
+// while one panel after the other is multiplied with it (or, of shallow products, one block of rows
+// after the other with all panels); and pieces of the parallel loop, a run of
 // tiles times a group of panels.
 //
 // A row is a pixel of the lattice. They are ordered as the pixels are, n, h, w. On small images
@@ -30,8 +31,9 @@ enum class TapInput {
 // pixel of several images and meets only taps inside. Those rows would be far apart, and by powers
 // of two, which the caches bear badly: the input is copied to that order first.
 struct TapProductCut {
-  static constexpr int64_t kMaxTileRows = 224;  // 16 register blocks of 14
-  static constexpr int64_t kMinTileRows = 56;
+  static constexpr int64_t kMaxTileRows = 224;    // 16 register blocks of 14
+  static constexpr int64_t kMinTileRows = 56;     // unless that makes too few pieces
+  static constexpr int64_t kFewestTileRows = 28;  // then, where a core does not keep the weights
   static constexpr int64_t kTileBytes = 256 << 10;
   static constexpr int64_t kKeptBytes = 512 << 10;     // half of a second-level cache
   static constexpr int64_t kScratchBytes = 64 << 10;   // of a tile's rows where they are copied

@@ -331,7 +331,7 @@ void SumGroups(const char* zone, const TapReduction& r, const Cut& cut, const fl
 // The same of partial sums [grad's channels][in's channels], of which group 0 has its own.
 void SumTransposed(const char* zone, const TapReduction& r, const Cut& cut, float* partials,
                    Context& ctx) {
-  constexpr int64_t kRowsPerPiece = 64;
+  constexpr int64_t kRowsPerPiece = 16;
   ctx.ParallelFor(zone, DivideUp(cut.rows, kRowsPerPiece), [&](int64_t piece, int /*worker*/) {
     const int64_t begin = piece * kRowsPerPiece;
     const int64_t count = std::min(cut.rows - begin, kRowsPerPiece);

@@ -52,6 +52,7 @@ struct TapReductionSize {
 // Not with taps of few channels, nor where parts of the taps would each have to transform the same
 // pixels.
 bool TapReductionTakesActivation(const TapReductionSize& size);
+// For exactly so many threads.
 size_t TapReductionWorkspaceBytes(const TapReductionSize& size, int num_threads);
 // `zone` is a string literal.
 void RunTapReduction(const char* zone, const TapReduction& reduction, Workspace workspace,

@@ -72,11 +72,12 @@ void TapReductionCut::CutGroups(const TapReductionSize& size) {
                        std::max<int64_t>(1, columns / kColumnRange);
   int64_t most_groups = kPieces;
   if (kind != TapReductionKind::kSteps) {
+    // No more than make pieces enough: partial sums are written and read again.
     if (kind == TapReductionKind::kPacked) {
       CutSquare(columns, kPieces);
       most_parts = row_parts * column_parts;
     } else {
-      most_parts = std::max<int64_t>(1, std::max(rows, columns) / kColumnRange);
+      most_parts = DivideUp(std::max(rows, columns), kColumnRange);
     }
     most_groups = std::max(kFewPieces, 2 * DivideUp(kPieces, most_parts) - 1);  // rounded up
   }
@@ -124,8 +125,8 @@ void TapReductionCut::CutPacked(const TapReductionSize& size, int num_threads) {
 void TapReductionCut::CutNarrow(const TapReductionSize& size, int num_threads) {
   const int64_t wide = std::max(size.in_channels, size.grad_channels);
   block_pixels = std::min(DivideUp(size.images, groups) * size.h * size.w, kMaxPackedPixels);
-  (narrow_grad ? row_parts : column_parts) = std::min(
-      std::max<int64_t>(1, wide / kColumnRange), DivideUp(kPiecesPerThread * num_threads, groups));
+  (narrow_grad ? row_parts : column_parts) =
+      std::min(DivideUp(wide, kColumnRange), DivideUp(kPiecesPerThread * num_threads, groups));
 }
 
 // About `wanted` parts, more where they would be too large and less where too small, a power of

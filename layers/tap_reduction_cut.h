@@ -22,8 +22,8 @@ struct TapReductionCut {
   static constexpr int64_t kMaxPartialBytes = 8 << 20;
   static constexpr int64_t kPieces = 64;  // as many as threads should find work
   static constexpr int64_t kFewPieces = 8;
-  // Where parts read rows in pieces, and each packs what it reads. Likewise no more groups than
-  // are needed, whose partial sums are written and read again.
+  // Of kPacked and kNarrow, no more than threads want: each part of a group reads, and packs, a
+  // part of each pixel's channels.
   static constexpr int64_t kPiecesPerThread = 4;
   static constexpr int64_t kMinGroupPixels = 256;
   static constexpr int64_t kBlockPixels =
@@ -50,7 +50,8 @@ struct TapReductionCut {
   int64_t gather_stride;  // of a gathered row, or 0
   int64_t result_floats;
   int64_t partial_stride;  // from one group's partial sums to the next's, over the sets of a cache
-  int64_t groups = 1;  // a power of two; the first sums into the result, the others into partials
+  int64_t groups = 1;  // a power of two; the first sums into the result (but of narrow_grad), the
+                       // others into partials
   int64_t tap_parts = 1;
   int64_t column_parts = 1;
   int64_t row_parts = 1;

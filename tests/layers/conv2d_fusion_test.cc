@@ -327,6 +327,7 @@ const char* const kShapes[] = {
     "n1c200h23w23k77r1s1p0",
     "n2c150h17w17k20r1s1p0",  // shallow: all panels for each row, in backward data and in forward
     "n9c12h16w16k100r1s1p0",
+    "n2c40h17w17k150r1s1p0",  // backward weights in parts of dy's channels, x packed
     "n1c130h9w9k70r1s1p0",
     "n33c40h2w2k24r1s1p0",
     "n29c5h32w32k6r1s1p0",  // several tiles a piece

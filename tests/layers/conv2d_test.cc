@@ -210,6 +210,7 @@ TEST_P(Conv2dTest, RealsAreCloseAndTheSameOnAnyNumberOfThreads) {
        {"n2c16h12w12k33r3s1p1", "n4c70h8w8k64r1s1p0", "n3c24h9w9k40r3s2p1", "n16c3h16w16k20r3s1p1",
         "n20c64h2w2k64r3s1p1", "n64c16h8w8k16r3s1p1", "n32c8h10w10k40r5s1p2", "n2c12h6w6k8r3s1p1g4",
         "n1c20h3w5k300r3s1p1", "n9c20h2w2k40r3s1p1", "n1c132h3w5k208r3s1p1", "n9c3h32w31k64r3s1p1",
+        "n4c1000h16w16k64r1s1p0", "n2c64h8w8k32r1s1p0g2", "n1c64h24w24k20r1s1p0",
         "n16c200h8w8k20r1s1p0", "n8c40h12w12k150r1s1p0", "n4c130h12w12k140r1s1p0"}) {
     for (const bool accumulate : {false, true}) {
       Conv2dCase c(Shape(text), /*gap=*/accumulate ? 16 : 0, /*integers=*/false, ++seed);
@@ -234,8 +235,8 @@ TEST_P(Conv2dTest, RealsAreCloseAndTheSameOnAnyNumberOfThreads) {
 
 // Where few pixels meet the weights, a packed copy of all of them would cost more than the product.
 TEST_P(Conv2dTest, FewPixelsNeedNoCopyOfTheWeights) {
-  for (const char* text :
-       {"n1c512h4w4k512r3s1p1", "n8c512h2w2k512r3s1p1", "n4c1024h2w2k1024r1s1p0"}) {
+  for (const char* text : {"n1c512h4w4k512r3s1p1", "n8c512h2w2k512r3s1p1", "n4c1024h2w2k1024r1s1p0",
+                           "n8c1024h2w2k1024r1s1p0"}) {
     const Conv2dShape shape = Shape(text);
     const auto algorithm =
         shape.kernel == 1 ? Conv2dAlgorithm::kPointwise : Conv2dAlgorithm::kDirect;
@@ -243,6 +244,33 @@ TEST_P(Conv2dTest, FewPixelsNeedNoCopyOfTheWeights) {
       EXPECT_LT(Conv2dWorkspaceBytes(shape, pass, algorithm, 2),
                 static_cast<size_t>(shape.weight_count()) * sizeof(float) / 2)
           << text;
+    }
+  }
+}
+
+// Wide panels are few: smaller tiles make up for it.
+TEST_P(Conv2dTest, FewPanelsAreManyTiles) {
+  TapProductSize size;
+  size.h = size.w = size.in_h = size.in_w = 16;
+  size.num_taps = 1;
+  size.in_channels = 528;
+  size.out_channels = 256;
+  const int64_t panels = WideGemmGeometry().num_panels(size.out_channels);
+  EXPECT_GE(TapProductPieces(size) * panels, 40);
+  size.in_channels = 256;  // a core keeps these weights
+  EXPECT_GE(TapProductPieces(size) * panels, 64);
+}
+
+// Large enough to be written past the caches.
+TEST_P(Conv2dTest, LargeDepthwiseOutputsAreExact) {
+  Context ctx(2);
+  for (const char* text : {"n1c64h225w230k64r3s1p1g64", "n1c64h225w230k64r3s2p1g64"}) {
+    Conv2dCase c(Shape(text), /*gap=*/0, /*integers=*/true, 1);
+    c.RunReference(/*accumulate=*/false);
+    for (const Conv2dPass pass : kAllConv2dPasses) {
+      SCOPED_TRACE(absl::StrCat(text, " ", Conv2dPassName(pass)));
+      c.Run(pass, Conv2dAlgorithm::kDepthwise, /*accumulate=*/false, ctx);
+      c.ExpectMatchesReference(pass, /*exact=*/true);
     }
   }
 }

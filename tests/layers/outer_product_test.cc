@@ -94,7 +94,7 @@ void Check(const Case& c, bool activation, bool relu, bool gradient) {
     const int64_t narrow = narrow_b ? c.columns : c.rows;
     const int64_t wide = narrow_b ? c.rows : c.columns;
     GuardedTensor<float> narrow_out({1, 1, narrow, wide}, wide + 5);
-    // What is there before must not matter, not even beyond the channels.
+    // What is there before must not matter.
     GuardedArray<float> packed(NarrowPackedFloats(narrow, c.block_pixels));
     std::fill_n(packed.data(), NarrowPackedFloats(narrow, c.block_pixels), std::nanf(""));
     NarrowReduction n{r, narrow_b};
