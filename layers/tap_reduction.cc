@@ -189,8 +189,9 @@ int64_t FillSteps(const TapReduction& r, const Source& in, int64_t segment, int6
                   int64_t pixels, const float* grad, int64_t grad_stride, const BlockScratch& s) {
   if (r.num_taps == 1 && r.in_step == 1 && r.in.h == r.grad.h && r.in.w == r.grad.w) {
     const float* const from = in.Pixel(first, 0);
-    for (int64_t p = 0; p < pixels; ++p)
+    for (int64_t p = 0; p < pixels; ++p) {
       s.steps[p] = {from + p * in.stride, grad + p * grad_stride};
+    }
     return pixels;
   }
   PixelCursor cursor(r, first);
