@@ -25,8 +25,8 @@ inline int64_t NarrowPackedFloats(int64_t channels, int64_t block_pixels) {
   return NarrowStride(channels) * block_pixels;
 }
 
-// Of `operands`: a, activation, b, gradient, x, pixels, block_pixels as there; packed_a is for
-// the narrow operand, NarrowPackedFloats; out is [narrow channels][out_stride].
+// Of `operands`: a, activation, b, gradient, x, pixels, block_pixels as of ReduceOuter; packed_a is
+// for the narrow operand, NarrowPackedFloats; out is [narrow channels][out_stride].
 struct NarrowReduction {
   OuterReduction operands;
   bool narrow_b = false;  // else a is
