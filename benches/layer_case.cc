@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "core/check.h"
+#include "core/divide.h"
 #include "core/isa.h"
 #include "core/random.h"
 
@@ -94,7 +95,7 @@ void LayerCase::FillRandom(absl::string_view purpose, float* data, int64_t count
   const RandomStream stream(kLayerCaseSeed, purpose);
   constexpr int64_t kPiece = 1 << 16;                   // a multiple of the four words of one index
   constexpr float kScale = 3.4641016f / 4294967296.0f;  // sqrt(12) / 2^32
-  ctx_.ParallelFor("bench.fill", (count + kPiece - 1) / kPiece, [&](int64_t piece, int) {
+  ctx_.ParallelFor("bench.fill", DivideUp(count, kPiece), [&](int64_t piece, int) {
     const int64_t end = std::min(count, (piece + 1) * kPiece);
     for (int64_t i = piece * kPiece; i < end; i += 4) {
       const std::array<uint32_t, 4> words = stream.Words(static_cast<uint64_t>(i / 4));

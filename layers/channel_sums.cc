@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/divide.h"
+
 namespace classicnn {
 namespace {
 
@@ -30,7 +32,7 @@ void MomentPieces::Begin(int64_t piece, int64_t begin, int64_t count, const floa
 // Pieces one after the other (T. Chan, G. Golub, R. LeVeque, "Updating formulae and a pairwise
 // algorithm for computing sample variances", 1979), in double.
 void MomentPieces::Merge(const StatisticsEpilogue<float>& statistics, Context& ctx) const {
-  const int64_t blocks = (channels_ + kBlock - 1) / kBlock;
+  const int64_t blocks = DivideUp(channels_, kBlock);
   ctx.ParallelFor("channel_sums.statistics", blocks, [&](int64_t block, int) {
     const int64_t first = block * kBlock;
     const int64_t count = std::min(kBlock, channels_ - first);
@@ -73,7 +75,7 @@ void GradientSumPieces::Merge(const GradientEpilogue<float>& epilogue, Context& 
 
 void MergePieceSums(const float* sums, int64_t num_pieces, int64_t channels,
                     absl::Span<float* const> to, Context& ctx) {
-  const int64_t blocks = (channels + kBlock - 1) / kBlock;
+  const int64_t blocks = DivideUp(channels, kBlock);
   const auto num_sums = static_cast<int64_t>(to.size());
   ctx.ParallelFor("channel_sums.merge", blocks * num_sums, [&](int64_t task, int) {
     const int64_t which = task / blocks;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/divide.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "layers/column_sums.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
@@ -54,7 +56,7 @@ HWY_EXPORT(SumRows);
 // number of blocks.
 constexpr int64_t kRowsPerBlock = 256;
 
-int64_t NumBlocks(int64_t rows) { return (rows + kRowsPerBlock - 1) / kRowsPerBlock; }
+int64_t NumBlocks(int64_t rows) { return DivideUp(rows, kRowsPerBlock); }
 
 }  // namespace
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "core/check.h"
+#include "core/divide.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "layers/gemm.cc"
@@ -54,7 +55,7 @@ void PackPanel(const float* HWY_RESTRICT b, int64_t row_stride, int64_t column_s
                int64_t depth, int64_t columns, float* HWY_RESTRICT packed) {
   const GemmTag d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  const int64_t width = (columns + lanes - 1) / lanes * lanes;
+  const int64_t width = DivideUp(columns, lanes) * lanes;
   if (column_stride == 1 && columns == width) {
     for (int64_t i = 0; i < depth; ++i) {
       for (int64_t j = 0; j < width; j += lanes) {
@@ -129,7 +130,7 @@ void MultiplyByRows(const GemmBlock* blocks, int64_t num_blocks, int64_t depth,
 void Outer(const OuterProduct& product) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(GemmTag()));
   const int64_t rows = product.num_rows;
-  const int64_t row_blocks = (rows + kGemmRows - 1) / kGemmRows;
+  const int64_t row_blocks = DivideUp(rows, kGemmRows);
   const int64_t columns = product.num_columns;
   const int64_t calls = row_blocks * ((columns + 2 * lanes - 1) / (2 * lanes));
   int64_t call = 0;

@@ -13,6 +13,7 @@
 
 #include <cstdint>
 
+#include "core/divide.h"
 #include "layers/fusion.h"
 #include "layers/prefetch_queue.h"
 
@@ -29,9 +30,7 @@ struct GemmGeometry {
   int64_t vectors = 0;
 
   int64_t panel_width() const { return vectors * lanes; }
-  int64_t num_panels(int64_t columns) const {
-    return (columns + panel_width() - 1) / panel_width();
-  }
+  int64_t num_panels(int64_t columns) const { return DivideUp(columns, panel_width()); }
 };
 // Of the active target: two vectors and as many rows as registers allow; and four vectors, where
 // there are registers enough (else the first again), of which Gemm's panels may be.
@@ -40,7 +39,7 @@ GemmGeometry WideGemmGeometry();
 
 // Floats of B with all its columns packed.
 inline int64_t GemmPackedFloats(int64_t depth, int64_t columns) {
-  return depth * ((columns + kGemmMaxLanes - 1) / kGemmMaxLanes * kGemmMaxLanes);
+  return depth * DivideUp(columns, kGemmMaxLanes) * kGemmMaxLanes;
 }
 
 // One segment of a panel: packed[d][j] = b[d * row_stride + j * column_stride] for d in [0, depth)

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "core/divide.h"
 #include "layers/channel_rows.h"
 #include "layers/gemm.h"
 #include "layers/prefetch_queue.h"
@@ -156,10 +157,10 @@ void ReduceNarrowly(const NarrowReduction& r, const NarrowReduction* following) 
   const OuterOperand& narrow = r.narrow_b ? o.b : o.a;
   const OuterOperand& wide = r.narrow_b ? o.a : o.b;
   const int64_t stride = NarrowStride(narrow.channels);
-  const int64_t num_blocks = (narrow.channels + kNarrowRows - 1) / kNarrowRows;
-  const int64_t num_turns = (o.pixels + o.block_pixels - 1) / o.block_pixels;
-  const int64_t turn_pixels = (o.pixels + num_turns - 1) / num_turns;
-  const int64_t panels = (wide.channels + Lanes() - 1) / Lanes();
+  const int64_t num_blocks = DivideUp(narrow.channels, kNarrowRows);
+  const int64_t num_turns = DivideUp(o.pixels, o.block_pixels);
+  const int64_t turn_pixels = DivideUp(o.pixels, num_turns);
+  const int64_t panels = DivideUp(wide.channels, Lanes());
   NarrowBlock block;
   block.narrow_stride = stride;
   block.wide_stride = wide.stride;
@@ -184,7 +185,7 @@ void ReduceNarrowly(const NarrowReduction& r, const NarrowReduction* following) 
       const OuterReduction& f = following->operands;
       PrefetchOperandsOf(f, 0, std::min(block.steps, f.pixels), &prefetch);
     }
-    prefetch.SpreadOver(panels * num_blocks * ((block.steps + kLineFloats - 1) / kLineFloats));
+    prefetch.SpreadOver(panels * num_blocks * DivideUp(block.steps, kLineFloats));
     block.prefetch = &prefetch;
     for (int64_t column = 0; column < wide.channels; column += Lanes()) {
       block.columns = std::min(Lanes(), wide.channels - column);
@@ -193,7 +194,7 @@ void ReduceNarrowly(const NarrowReduction& r, const NarrowReduction* following) 
       const Wide prologue = SetPrologue(r, column, &block);
       for (int64_t i = 0; i < num_blocks; ++i) {
         // All but the last are whole steps.
-        const int64_t steps = (narrow.channels + kNarrowStep - 1) / kNarrowStep;
+        const int64_t steps = DivideUp(narrow.channels, kNarrowStep);
         const int64_t begin = steps * i / num_blocks * kNarrowStep;
         const int64_t end = std::min(narrow.channels, steps * (i + 1) / num_blocks * kNarrowStep);
         block.narrow = o.packed_a + begin;
@@ -220,9 +221,7 @@ HWY_EXPORT(Has);
 
 bool HasNarrowProduct() { return HWY_DYNAMIC_DISPATCH(Has)(); }
 
-int64_t NarrowStride(int64_t channels) {
-  return (channels + kGemmMaxLanes - 1) / kGemmMaxLanes * kGemmMaxLanes;
-}
+int64_t NarrowStride(int64_t channels) { return DivideUp(channels, kGemmMaxLanes) * kGemmMaxLanes; }
 
 void ReduceNarrow(const NarrowReduction& reduction, const NarrowReduction* next) {
   HWY_DYNAMIC_DISPATCH(ReduceNarrowly)(reduction, next);

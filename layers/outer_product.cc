@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "core/divide.h"
 #include "layers/gemm.h"
 #include "layers/prefetch_queue.h"
 
@@ -44,8 +45,7 @@ enum class Side {
 template <Side kSide>
 struct PackingStep {
   // Those of a packed row.
-  static constexpr int kVectors =
-      kSide == Side::kRows ? (kGemmRows + HWY_LANES(float) - 1) / HWY_LANES(float) : 2;
+  static constexpr int kVectors = kSide == Side::kRows ? DivideUp(kGemmRows, HWY_LANES(float)) : 2;
   HWY_INLINE explicit PackingStep(const Packing& p)
       : from(p.from),
         from_stride(p.from_stride),
@@ -246,8 +246,8 @@ void Reduce(const OuterReduction& r, const OuterReduction* following) {
   const auto b_of = [&](int64_t j, int64_t of_turn) {
     return r.packed_b + (j == 0 && of_turn % 2 == 1 ? columns.blocks : j) * columns.block_stride;
   };
-  const int64_t num_turns = (r.pixels + r.block_pixels - 1) / r.block_pixels;
-  const int64_t turn_pixels = (r.pixels + num_turns - 1) / num_turns;
+  const int64_t num_turns = DivideUp(r.pixels, r.block_pixels);
+  const int64_t turn_pixels = DivideUp(r.pixels, num_turns);
   PackedBlock block;
   block.a_width = rows.width;
   block.b_width = columns.width;
@@ -277,8 +277,7 @@ void Reduce(const OuterReduction& r, const OuterReduction* following) {
       PrefetchOperandsOf(*following, 0, std::min(block.steps, following->pixels), &prefetch);
     }
     // Done a little before its end, when packing ahead begins.
-    const int64_t steps =
-        rows.blocks * columns.blocks * ((block.steps + kLineFloats - 1) / kLineFloats);
+    const int64_t steps = rows.blocks * columns.blocks * DivideUp(block.steps, kLineFloats);
     prefetch.SpreadOver(steps * 7 / 8);
     block.prefetch = &prefetch;
     // A panel stays in the first-level cache while all rows meet it. The first panel's products
@@ -324,8 +323,6 @@ HWY_AFTER_NAMESPACE();
 namespace classicnn {
 namespace {
 HWY_EXPORT(Reduce);
-
-int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // A line more than it needs, so that blocks spread over the sets of a cache.
 int64_t BlockStride(int64_t width, int64_t steps) { return DivideUp(steps * width, 16) * 16 + 16; }

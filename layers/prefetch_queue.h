@@ -9,6 +9,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "core/divide.h"
+
 namespace classicnn {
 
 class PrefetchQueue {
@@ -27,7 +29,7 @@ class PrefetchQueue {
       rows = 1;
     }
     blocks_[count_++] = {data, floats, stride, rows};
-    lines_ += (floats + kLine - 1) / kLine * rows;
+    lines_ += DivideUp(floats, kLine) * rows;
   }
   // To be done after this many calls of Step.
   void SpreadOver(int64_t steps) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "core/check.h"
+#include "core/divide.h"
 #include "layers/gemm.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -161,7 +162,7 @@ void Sum(const RowSums& s) {
   const int64_t chunk = std::clamp<int64_t>(kFloats / s.columns, 4, 32);
   const int64_t wide = kColumnVectors * Lanes();
   const int64_t blocks =
-      (s.columns / wide + s.columns % wide / Lanes()) * ((s.num_vectors + kVectors - 1) / kVectors);
+      (s.columns / wide + s.columns % wide / Lanes()) * DivideUp(s.num_vectors, kVectors);
   for (int64_t begin = 0; begin < s.num_rows; begin += chunk) {
     const int64_t end = std::min(s.num_rows, begin + chunk);
     PrefetchQueue queue;

@@ -5,13 +5,12 @@
 #include <optional>
 
 #include "core/check.h"
+#include "core/divide.h"
 #include "layers/channel_rows.h"
 #include "layers/tap_product_cut.h"
 
 namespace classicnn {
 namespace {
-
-int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 using Cut = TapProductCut;
 

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 
+#include "core/divide.h"
+
 namespace classicnn {
 namespace {
-
-int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Where a row of the product, a pixel of the lattice, reads.
 struct Row {

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "core/check.h"
+#include "core/divide.h"
 #include "layers/channel_rows.h"
 #include "layers/gemm.h"
 #include "layers/narrow_product.h"
@@ -16,8 +17,6 @@
 
 namespace classicnn {
 namespace {
-
-int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 using Cut = TapReductionCut;
 

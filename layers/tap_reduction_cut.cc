@@ -3,14 +3,13 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "core/divide.h"
 #include "layers/gemm.h"
 #include "layers/narrow_product.h"
 #include "layers/tap_runs.h"
 
 namespace classicnn {
 namespace {
-
-int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // An odd number of lines, so that pixels spread over the sets of a cache.
 int64_t Padded(int64_t floats) { return DivideUp(floats, 16) / 2 * 32 + 16; }

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/check.h"
+#include "core/divide.h"
 #include "layers/batch_norm2d/batch_norm2d_parts.h"
 #include "layers/stream.h"
 
@@ -188,7 +189,7 @@ void BatchStatistics(const BatchNorm2dForwardArgs<float>& args, Workspace* works
         (x.Pixel(pieces.Begin(piece)), x.pixel_stride, pieces.Size(piece), channels, group,
          scratch + worker * 3 * width, means + piece * channels, m2s + piece * channels);
       });
-  const int64_t blocks = (channels + kMergedChannels - 1) / kMergedChannels;
+  const int64_t blocks = DivideUp(channels, kMergedChannels);
   const double count = static_cast<double>(x.pixels());
   ctx.ParallelFor("batch_norm2d.forward.merge", blocks, [&](int64_t block, int) {
     const int64_t begin = block * kMergedChannels;

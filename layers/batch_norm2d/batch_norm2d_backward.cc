@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "core/check.h"
+#include "core/divide.h"
 #include "layers/batch_norm2d/batch_norm2d.h"
 #include "layers/batch_norm2d/batch_norm2d_parts.h"
 #include "layers/stream.h"
@@ -269,7 +270,7 @@ void BatchNorm2dBackward(const BatchNorm2dBackwardArgs<float>& args, Context& ct
   });
 
   const double count = static_cast<double>(x.pixels());
-  const int64_t blocks = (channels + kMergedChannels - 1) / kMergedChannels;
+  const int64_t blocks = DivideUp(channels, kMergedChannels);
   ctx.ParallelFor("batch_norm2d.backward.merge", blocks, [&](int64_t block, int) {
     const int64_t begin = block * kMergedChannels;
     const int64_t end = std::min(channels, begin + kMergedChannels);

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <numeric>
 
+#include "core/divide.h"
 #include "core/view.h"
 #include "layers/pieces.h"
 
@@ -20,7 +21,7 @@ inline int64_t FoldedPixels(int64_t channels, bool dense, int64_t lanes) {
   constexpr int64_t kWide = 64;  // channels from which the loops over pixels cost little
   const int64_t whole_vectors = lanes / std::gcd(channels, lanes);
   const int64_t wide = whole_vectors * channels;
-  const int64_t group = whole_vectors * ((kWide + wide - 1) / wide);
+  const int64_t group = whole_vectors * DivideUp(kWide, wide);
   return group * channels <= kMaxFoldedChannels ? group : 1;
 }
 

@@ -12,14 +12,13 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/divide.h"
 #include "layers/conv2d/algorithms.h"
 #include "layers/conv2d/conv2d.h"
 #include "layers/conv2d/conv2d_few_pixels.h"
 
 namespace classicnn {
 namespace {
-
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Pairs of an output row and a tap's row that is inside the input, in one dimension.
 int64_t TapsInside(int64_t in, int64_t out, const Conv2dShape& s) {
@@ -41,7 +40,7 @@ double WinogradCost(const Conv2dShape& s, Conv2dPass pass, int64_t tile) {
   const bool of_input = pass == Conv2dPass::kBackwardData;
   const int64_t h = of_input ? s.h : s.out_h();
   const int64_t w = of_input ? s.w : s.out_w();
-  const int64_t tiles = s.n * CeilDiv(h, tile) * CeilDiv(w, tile);
+  const int64_t tiles = s.n * DivideUp(h, tile) * DivideUp(w, tile);
   const int64_t side = tile + s.kernel - 1;
   const double points = static_cast<double>(side * side);
   if (pass == Conv2dPass::kBackwardWeights) {
@@ -54,7 +53,7 @@ double WinogradCost(const Conv2dShape& s, Conv2dPass pass, int64_t tile) {
   const double weights = in_cache ? 11.5 : 30;
   const double transforms = tile == 2 ? (in_cache ? 1.3 : 1.25) : (in_cache ? 1.1 : 1.35);
   constexpr int64_t kBlockRows = 14;
-  const int64_t rows = CeilDiv(tiles, kBlockRows) * kBlockRows;
+  const int64_t rows = DivideUp(tiles, kBlockRows) * kBlockRows;
   return transforms * points * static_cast<double>(rows) + weights * points;
 }
 

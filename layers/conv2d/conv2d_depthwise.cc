@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "core/context.h"
+#include "core/divide.h"
 #include "core/view.h"
 #include "layers/channel_sums.h"
 #include "layers/conv2d/conv2d_depthwise_kernels.h"
@@ -12,8 +13,6 @@
 
 namespace classicnn {
 namespace {
-
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Those with kernels that do prologues and epilogues; the others walk along lists of taps.
 bool HasStrips(const Conv2dShape& s) { return s.kernel == 3 && s.stride <= 2; }
@@ -28,7 +27,7 @@ class Cut {
         rows_(pass == Conv2dPass::kBackwardData ? s.h : s.out_h()),
         // The taps and sums of 256 channels stay in the first-level cache.
         chunk_(std::min<int64_t>(s.in_channels, 256)),
-        chunks_(CeilDiv(s.in_channels, chunk_)) {
+        chunks_(DivideUp(s.in_channels, chunk_)) {
     const int64_t image = std::max(s.h * s.w, s.out_h() * s.out_w()) * chunk_;
     while (2 * bands_ * 4 <= rows_ && bands_ * n_ * chunks_ < kPieces &&
            image / (2 * bands_) >= kPieceElements) {
@@ -47,12 +46,12 @@ class Cut {
         }
       }
     } else {
-      images_ = std::max({int64_t{1}, kPieceElements / image, CeilDiv(n_, kMaxGroups)});
+      images_ = std::max({int64_t{1}, kPieceElements / image, DivideUp(n_, kMaxGroups)});
     }
     if (bands_ > 1) images_ = 1;
   }
 
-  int64_t groups() const { return CeilDiv(n_, images_) * bands_; }
+  int64_t groups() const { return DivideUp(n_, images_) * bands_; }
   // Channels of a block, but for its group's last one, unless there are more threads than blocks.
   int64_t chunk() const { return chunk_; }
 
@@ -60,10 +59,10 @@ class Cut {
   template <class Body>
   void ForEach(const char* zone, Context& ctx, const Body& body, bool stream = false) const {
     int64_t chunk = chunk_;
-    while (groups() * CeilDiv(channels_, chunk) < ctx.num_threads() && chunk >= 2 * kLeastChunk) {
-      chunk = CeilDiv(chunk, 2 * kLeastChunk) * kLeastChunk;
+    while (groups() * DivideUp(channels_, chunk) < ctx.num_threads() && chunk >= 2 * kLeastChunk) {
+      chunk = DivideUp(chunk, 2 * kLeastChunk) * kLeastChunk;
     }
-    const int64_t chunks = CeilDiv(channels_, chunk);
+    const int64_t chunks = DivideUp(channels_, chunk);
     ctx.ParallelFor(zone, groups() * chunks, [&](int64_t piece, int) {
       const int64_t group = piece / chunks;
       const int64_t image = group / bands_ * images_;
@@ -115,7 +114,7 @@ class WeightSums {
   void Combine(Context& ctx) const {
     if (groups_ == 1) return;
     constexpr int64_t kSpan = 2048;
-    ctx.ParallelFor("conv2d.backward_weights.combine", CeilDiv(size_, kSpan),
+    ctx.ParallelFor("conv2d.backward_weights.combine", DivideUp(size_, kSpan),
                     [&](int64_t piece, int) {
                       const int64_t begin = piece * kSpan;
                       const int64_t end = std::min(size_, begin + kSpan);

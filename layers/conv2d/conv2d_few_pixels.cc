@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/divide.h"
 #include "layers/gemm.h"
 #include "layers/optimizer/optimizer.h"
 #include "layers/row_products.h"
@@ -14,8 +15,6 @@ namespace {
 
 constexpr int64_t kMaxTaps = 25;
 constexpr int64_t kPieces = 64;  // as many as threads should find work
-
-int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // The pixels that meet at each tap: one of the input, one of the output.
 struct Pairs {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "core/divide.h"
 #include "layers/channel_rows.h"
 #include "layers/channel_sums.h"
 #include "layers/gemm.h"
@@ -96,7 +97,7 @@ HWY_NOINLINE void ForwardBlock(const StemForwardLine& line, int64_t pixel, int64
 void Forward(const StemForwardLine& line) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(GemmTag()));
   const int64_t pixels = line.in.pixels;
-  const int64_t blocks = (pixels + kGemmRows - 1) / kGemmRows;
+  const int64_t blocks = DivideUp(pixels, kGemmRows);
   for (int64_t block = 0; block < blocks; ++block) {
     const int64_t begin = pixels * block / blocks;
     const int64_t end = pixels * (block + 1) / blocks;
@@ -334,7 +335,7 @@ void BackwardWeights(const Conv2dBackwardWeightsArgs<float>& args, Context& ctx)
   });
   if (cut.pieces == 1) return;
   constexpr int64_t kFloats = 1024;
-  ctx.ParallelFor(kZone, (cut.result_floats + kFloats - 1) / kFloats, [&](int64_t piece, int) {
+  ctx.ParallelFor(kZone, DivideUp(cut.result_floats, kFloats), [&](int64_t piece, int) {
     const int64_t begin = piece * kFloats;
     SumTree(partials + begin, cut.result_floats, cut.pieces - 1,
             std::min(kFloats, cut.result_floats - begin), args.dweights + begin);

@@ -3,12 +3,11 @@
 #include <algorithm>
 #include <optional>
 
+#include "core/divide.h"
 #include "layers/channel_sums.h"
 
 namespace classicnn {
 namespace {
-
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Two ways to order the work, chosen by shape:
 //
@@ -29,28 +28,28 @@ struct CorrelationPlan {
       : tiles(out.n, out.h, out.w, k.tile), panels(k.Panels(out.c)) {
     by_panels = tiles.count < kFewTiles && panels >= kManyPanels;
     if (by_panels) {
-      const int64_t row_blocks = CeilDiv(std::min(tiles.count, kSpanTiles), k.block_rows);
-      const int64_t part_blocks = std::max<int64_t>(1, row_blocks / CeilDiv(kManyPieces, panels));
+      const int64_t row_blocks = DivideUp(std::min(tiles.count, kSpanTiles), k.block_rows);
+      const int64_t part_blocks = std::max<int64_t>(1, row_blocks / DivideUp(kManyPieces, panels));
       part_tiles = part_blocks * k.block_rows;
       span_parts = row_blocks / part_blocks;
       block = span_parts * part_tiles;
       depth_block = std::min(depth, kDepthBlock);
-      groups = std::min(span_parts, CeilDiv(num_threads, panels));
+      groups = std::min(span_parts, DivideUp(num_threads, panels));
       pieces = panels * groups;
     } else {
       // Two register blocks of rows share each pass over u, unless that leaves too few pieces.
       block = tiles.count >= 2 * k.block_rows * kPieces ? 2 * k.block_rows : k.block_rows;
       depth_block = depth;
-      part_tiles = block * CeilDiv(CeilDiv(tiles.count, block), kMaxParts);
-      const int64_t runs = CeilDiv(tiles.count, part_tiles);
-      groups = std::min(panels, CeilDiv(num_threads, runs));
+      part_tiles = block * DivideUp(DivideUp(tiles.count, block), kMaxParts);
+      const int64_t runs = DivideUp(tiles.count, part_tiles);
+      groups = std::min(panels, DivideUp(num_threads, runs));
       pieces = runs * groups;
     }
-    parts = CeilDiv(tiles.count, part_tiles);
+    parts = DivideUp(tiles.count, part_tiles);
     v = WinogradLayout::For(block, depth_block);
-    m = WinogradLayout::For(by_panels ? CeilDiv(span_parts, groups) * part_tiles : block, k.panel);
+    m = WinogradLayout::For(by_panels ? DivideUp(span_parts, groups) * part_tiles : block, k.panel);
     u_point = UPoint(depth_block, k.panel);
-    const int64_t v_size = k.points * v.point * CeilDiv(depth, depth_block);
+    const int64_t v_size = k.points * v.point * DivideUp(depth, depth_block);
     const int64_t m_size = k.points * m.point;
     if (by_panels) {
       shared_size = v_size;
@@ -60,7 +59,7 @@ struct CorrelationPlan {
       thread_size = v_size + m_size;
     }
     // Whole cache lines, and not a power of two from thread to thread.
-    thread_size = CeilDiv(thread_size, 16) * 16 + 16;
+    thread_size = DivideUp(thread_size, 16) * 16 + 16;
   }
 
   WinogradScratch scratch() const { return {pieces, thread_size}; }
@@ -163,7 +162,7 @@ void CorrelateByTiles(const char* zone, const WinogradKernels& k, const Correlat
   };
   const auto u_point = [&](int64_t width) { return CorrelationPlan::UPoint(depth, width); };
   constexpr int64_t kPackDepth = 32;
-  const int64_t pack_pieces = CeilDiv(depth, kPackDepth);
+  const int64_t pack_pieces = DivideUp(depth, kPackDepth);
   ctx.ParallelFor("conv2d.winograd.weights", plan.panels * pack_pieces, [&](int64_t piece, int) {
     const int64_t p = piece / pack_pieces;
     const int64_t d0 = piece % pack_pieces * kPackDepth;
@@ -220,7 +219,7 @@ void CorrelateByPanels(const char* zone, const WinogradKernels& k, const Correla
   for (int64_t begin = 0; begin < plan.tiles.count; begin += plan.block) {
     const int64_t count = std::min(plan.block, plan.tiles.count - begin);
     const int64_t piece_tiles = WinogradInputTiles(count, ctx.num_threads());
-    ctx.ParallelFor("conv2d.winograd.input", CeilDiv(count, piece_tiles), [&](int64_t piece, int) {
+    ctx.ParallelFor("conv2d.winograd.input", DivideUp(count, piece_tiles), [&](int64_t piece, int) {
       const int64_t first = piece * piece_tiles;
       const int64_t some = std::min(piece_tiles, count - first);
       for (int64_t d0 = 0; d0 < depth; d0 += plan.depth_block) {
@@ -230,7 +229,7 @@ void CorrelateByPanels(const char* zone, const WinogradKernels& k, const Correla
       }
     });
     const int64_t first_part = begin / plan.part_tiles;
-    const int64_t span_parts = CeilDiv(count, plan.part_tiles);
+    const int64_t span_parts = DivideUp(count, plan.part_tiles);
     const int64_t groups = std::min(plan.groups, span_parts);
     ctx.ParallelFor(zone, plan.panels * groups, [&](int64_t piece, int worker) {
       const int64_t p = piece / groups;

@@ -3,14 +3,13 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/divide.h"
 #include "core/view.h"
 #include "layers/conv2d/conv2d_winograd_kernels.h"
 #include "layers/tree_sum.h"
 
 namespace classicnn {
 namespace {
-
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // The transformed gradient du[point][C][K] = sum over all tiles of v[tile] w[tile]^T, and then
 // dw = G^T du G. Two ways to cut the sum, chosen by shape:
@@ -29,36 +28,36 @@ int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 struct GradientPlan {
   GradientPlan(const WinogradKernels& k, const Conv2dShape& s, int num_threads)
       : tiles(s.n, s.out_h(), s.out_w(), k.tile),
-        depth_block(CeilDiv(s.in_channels, 16) * 16),
-        column_block(CeilDiv(s.out_channels, 16) * 16) {
+        depth_block(DivideUp(s.in_channels, 16) * 16),
+        column_block(DivideUp(s.out_channels, 16) * 16) {
     by_images = tiles.count >= kManyTiles && s.n >= 4 &&
                 s.in_channels * s.out_channels <= kFewProducts &&
                 s.in_channels + s.out_channels <= kFewChannels;
     const auto count_pieces = [&] {
-      depth_blocks = CeilDiv(s.in_channels, depth_block);
-      column_blocks = CeilDiv(s.out_channels, column_block);
+      depth_blocks = DivideUp(s.in_channels, depth_block);
+      column_blocks = DivideUp(s.out_channels, column_block);
       return groups * depth_blocks * column_blocks;
     };
     if (by_images) {
       const int64_t per_image = tiles.rows * tiles.cols;
       images = 1;
       while (images < s.n &&
-             (images * per_image < kBlockTiles || CeilDiv(s.n, images) > kMaxGroups ||
-              CeilDiv(s.n, images) * s.weight_count() > kPartialFloats)) {
+             (images * per_image < kBlockTiles || DivideUp(s.n, images) > kMaxGroups ||
+              DivideUp(s.n, images) * s.weight_count() > kPartialFloats)) {
         images *= 2;
       }
-      groups = CeilDiv(s.n, images);
+      groups = DivideUp(s.n, images);
       block = kBlockTiles;
       pieces = count_pieces();
       while (pieces < num_threads && std::max(depth_block, column_block) > kLeastShared) {
         int64_t& larger = depth_block > column_block ? depth_block : column_block;
-        larger = CeilDiv(larger, 32) * 16;
+        larger = DivideUp(larger, 32) * 16;
         pieces = count_pieces();
       }
     } else {
       // Spans of even size. 64 x 64 channels, whose du fits the second-level cache, or less where
       // that makes too few pieces.
-      block = CeilDiv(tiles.count, CeilDiv(tiles.count, kBlockTiles));
+      block = DivideUp(tiles.count, DivideUp(tiles.count, kBlockTiles));
       const int64_t wanted = std::min<int64_t>(4 * num_threads, std::max(64, num_threads));
       const int64_t depth = depth_block, columns = column_block;
       for (const auto& [side, enough] :
@@ -78,7 +77,7 @@ struct GradientPlan {
     const int64_t du_size = k.points * du.point;
     shared_size = by_images ? groups * s.weight_count() : transformed_size;
     thread_size = by_images ? transformed_size + du_size : du_size;
-    thread_size = CeilDiv(thread_size, 16) * 16 + 16;
+    thread_size = DivideUp(thread_size, 16) * 16 + 16;
   }
 
   WinogradScratch scratch() const { return {pieces, thread_size}; }
@@ -138,7 +137,7 @@ void GradientByImages(const WinogradKernels& k, const GradientPlan& plan,
       const int64_t count = std::min(plan.block, last - begin);
       k.transform_input(x, s.padding, plan.tiles, begin, count, plan.v, v);
       k.transform_gradient(dy, plan.tiles, begin, count, plan.w, w);
-      const int64_t products = k.points * k.Panels(b.columns) * CeilDiv(b.depth, k.block_rows);
+      const int64_t products = k.points * k.Panels(b.columns) * DivideUp(b.depth, k.block_rows);
       // While this block is multiplied, the next one is fetched: the next group's first after the
       // last.
       const int64_t next = begin + plan.block;
@@ -154,12 +153,13 @@ void GradientByImages(const WinogradKernels& k, const GradientPlan& plan,
                                 s.out_channels, s.in_channels * s.out_channels);
   });
   constexpr int64_t kSpan = 4096;
-  ctx.ParallelFor("conv2d.backward_weights.combine", CeilDiv(size, kSpan), [&](int64_t piece, int) {
-    const int64_t begin = piece * kSpan;
-    const int64_t end = std::min(size, begin + kSpan);
-    SumTreeInPlace(partials + begin, size, plan.groups, end - begin);
-    std::copy(partials + begin, partials + end, args.dweights + begin);
-  });
+  ctx.ParallelFor("conv2d.backward_weights.combine", DivideUp(size, kSpan),
+                  [&](int64_t piece, int) {
+                    const int64_t begin = piece * kSpan;
+                    const int64_t end = std::min(size, begin + kSpan);
+                    SumTreeInPlace(partials + begin, size, plan.groups, end - begin);
+                    std::copy(partials + begin, partials + end, args.dweights + begin);
+                  });
 }
 
 void GradientByChannels(const WinogradKernels& k, const GradientPlan& plan,
@@ -170,7 +170,7 @@ void GradientByChannels(const WinogradKernels& k, const GradientPlan& plan,
   for (int64_t begin = 0; begin < plan.tiles.count; begin += plan.block) {
     const int64_t count = std::min(plan.block, plan.tiles.count - begin);
     const int64_t piece_tiles = WinogradInputTiles(count, ctx.num_threads());
-    ctx.ParallelFor("conv2d.winograd.input", CeilDiv(count, piece_tiles), [&](int64_t piece, int) {
+    ctx.ParallelFor("conv2d.winograd.input", DivideUp(count, piece_tiles), [&](int64_t piece, int) {
       const int64_t first = piece * piece_tiles;
       const int64_t some = std::min(piece_tiles, count - first);
       k.transform_input(x, s.padding, plan.tiles, begin + first, some, plan.v,

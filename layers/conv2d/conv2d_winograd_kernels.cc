@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "core/check.h"
+#include "core/divide.h"
 #include "hwy/cache_control.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -80,7 +81,7 @@ void PackWeights(const WinogradCorrelation& c, int64_t panel, int64_t d0, int64_
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const int64_t first = panel * 2 * lanes;
   const int64_t columns = std::min(2 * lanes, c.columns() - first);
-  const int64_t width = (columns + lanes - 1) / lanes * lanes;
+  const int64_t width = DivideUp(columns, lanes) * lanes;
   const int64_t tap_size = c.depth() * c.columns();
   constexpr int64_t kTaps = F::kKernel * F::kKernel;
   const float* taps[kTaps];

@@ -16,6 +16,7 @@
 #include <cstdint>
 
 #include "core/context.h"
+#include "core/divide.h"
 #include "core/view.h"
 #include "layers/conv2d/conv2d.h"
 
@@ -78,10 +79,7 @@ struct WinogradCorrelation {
 // The tiles of an [h, w] output.
 struct WinogradTiles {
   WinogradTiles(int64_t n, int64_t h, int64_t w, int64_t tile_)
-      : tile(tile_),
-        rows((h + tile - 1) / tile),
-        cols((w + tile - 1) / tile),
-        count(n * rows * cols) {}
+      : tile(tile_), rows(DivideUp(h, tile)), cols(DivideUp(w, tile)), count(n * rows * cols) {}
   int64_t image(int64_t t) const { return t / (rows * cols); }
   int64_t row(int64_t t) const { return t / cols % rows; }
   int64_t col(int64_t t) const { return t % cols; }
@@ -236,10 +234,8 @@ struct WinogradKernels {
   int64_t Width(int64_t columns, int64_t p) const {
     return std::min(panel, (columns - p * panel + vector - 1) / vector * vector);
   }
-  int64_t Panels(int64_t columns) const { return (columns + panel - 1) / panel; }
-  int64_t PadTiles(int64_t count) const {
-    return (count + block_rows - 1) / block_rows * block_rows;
-  }
+  int64_t Panels(int64_t columns) const { return DivideUp(columns, panel); }
+  int64_t PadTiles(int64_t count) const { return DivideUp(count, block_rows) * block_rows; }
 };
 
 // Of F(tile x tile, kernel x kernel), for the instruction set that dispatch takes now.
@@ -261,7 +257,7 @@ struct WinogradScratch {
 // pixels, the last one in vain.
 inline int64_t WinogradInputTiles(int64_t count, int num_threads) {
   const int64_t pieces = int64_t{4} * num_threads;
-  return (count + pieces - 1) / pieces;
+  return DivideUp(count, pieces);
 }
 
 }  // namespace classicnn

@@ -10,6 +10,7 @@
 
 #include <cstdint>
 
+#include "core/divide.h"
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "layers/conv2d/conv2d_winograd_kernels.h"
@@ -108,7 +109,7 @@ void OuterPointsRows(const float* v, const WinogradLayout& v_layout, const float
                      WinogradPrefetch* inputs, WinogradPrefetch* gradients) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(hn::ScalableTag<float>()));
   constexpr int64_t kLine = 16;  // floats of a cache line
-  const int64_t v_lines = (depth + kLine - 1) / kLine;
+  const int64_t v_lines = DivideUp(depth, kLine);
   for (int p = 0; p < kPoints; ++p) {
     const float* const next_v = v + (p + 1 < kPoints ? p + 1 : 0) * v_layout.point;
     const float* const next_w = w + (p + 1 < kPoints ? p + 1 : 0) * w_layout.point;
@@ -143,7 +144,7 @@ void OuterPoints(const float* v, const WinogradLayout& v_layout, const float* w,
                  bool accumulate, float* du, int64_t du_row, int64_t du_point,
                  WinogradPrefetch* inputs, WinogradPrefetch* gradients) {
   if constexpr (kRows > kBlockRows / 2) {
-    const int64_t blocks = (depth + kBlockRows - 1) / kBlockRows;
+    const int64_t blocks = DivideUp(depth, kBlockRows);
     if (depth <= blocks * (kRows - 1)) {
       OuterPoints<kPoints, kRows - 1>(v, v_layout, w, w_layout, count, depth, columns, accumulate,
                                       du, du_row, du_point, inputs, gradients);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/check.h"
+#include "core/divide.h"
 #include "layers/channel_rows.h"
 #include "layers/channel_sums.h"
 #include "layers/pieces.h"
@@ -158,7 +159,7 @@ namespace {
 constexpr int64_t kBlock = 64;  // channels: a multiple of the longest vectors, so that only the
                                 // last block has a tail
 
-int64_t Blocks(const Shape4& shape) { return (shape.c + kBlock - 1) / kBlock; }
+int64_t Blocks(const Shape4& shape) { return DivideUp(shape.c, kBlock); }
 
 // Every image and block of channels. Fewer pieces where each leaves sums of every channel.
 Pieces ImageBlocks(const Shape4& shape, int64_t num_tensors, bool sums) {

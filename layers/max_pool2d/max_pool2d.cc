@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/check.h"
+#include "core/divide.h"
 #include "layers/max_pool2d/max_pool2d_parts.h"
 #include "layers/pieces.h"
 #include "layers/pool_windows.h"
@@ -162,7 +163,7 @@ void MaxPool2dForward(const Pool2dParams& params, ConstTensor x, Tensor y, uint8
     }
   };
   if (const int64_t strip_rows = MaxPoolStripRows(params)) {
-    const int64_t strips = (y.h + strip_rows - 1) / strip_rows;  // of an image
+    const int64_t strips = DivideUp(y.h, strip_rows);  // of an image
     const Pieces pieces(y.n * strips, row_bytes * y.h / strips);
     ctx.ParallelFor("max_pool2d.forward", pieces.count(), [&](int64_t piece, int) {
       for (int64_t strip = pieces.Begin(piece); strip < pieces.End(piece); ++strip) {

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "core/divide.h"
 #include "core/program.h"
 #include "layers/conv2d/conv2d.h"
 #include "models/model.h"
@@ -107,7 +108,7 @@ absl::Status Trainer::MakePlans() {
   batch_ = std::min(options_.batch, images);
   steps_per_epoch_ = images / batch_;
   if (options_.epochs == 0) {
-    options_.epochs = (options_.max_steps + steps_per_epoch_ - 1) / steps_per_epoch_;
+    options_.epochs = DivideUp(options_.max_steps, steps_per_epoch_);
   }
   const int64_t scheduled = options_.epochs * steps_per_epoch_;
   total_steps_ = options_.max_steps > 0 ? std::min(options_.max_steps, scheduled) : scheduled;
