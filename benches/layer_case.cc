@@ -117,7 +117,7 @@ float* LayerCase::tensor(absl::string_view name) const {
   for (const Buffer& b : buffers_) {
     if (name == b.name) return *b.target;
   }
-  CheckFailed(__FILE__, __LINE__, "the tensor exists", std::string(name));
+  CheckFailed(__FILE__, __LINE__, "the tensor exists", absl::StrCat(name));
 }
 
 absl::Status LayerCase::Check(double* worst_error) {

@@ -372,7 +372,7 @@ HWY_NOINLINE void GemmKernel(const GemmBlock& block, const GemmBlock* next, int6
                              const GemmPrefetch& prefetch) {
   const GemmTag d;
   constexpr int kLeft = kVectors > 2 ? 2 : kVectors;
-  constexpr int kRight = kVectors > 2 ? kVectors - 2 : 1;  // 1 is not used where there is none
+  constexpr int kRight = std::max(1, kVectors - 2);  // 1 is not used where there is none
   const int64_t first_column = panel.first_column;
   const int64_t row_stride = panel.row_stride;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));

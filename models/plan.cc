@@ -184,6 +184,12 @@ Conv2dAlgorithm PlanBuilder::AlgorithmOf(NodeId conv2d, Conv2dPass pass) const {
   return std::find(usable.begin(), usable.end(), wanted) != usable.end() ? wanted : usable[0];
 }
 
+bool PlanBuilder::TakesOneSweep(NodeId conv2d, Conv2dAlgorithm algorithm) const {
+  const int64_t as = plan_.options.algorithm_batch;
+  return Conv2dHasBackward(graph_.conv2d_shape(conv2d, batch()), algorithm) &&
+         Conv2dPrefersBackward(graph_.conv2d_shape(conv2d, as > 0 ? as : batch()), algorithm);
+}
+
 void PlanBuilder::Emit(Step step) {
   step.ForEachOperand([&](const Operand& o) {
     if (o.role != Role::kWorkspace) step.bytes += o.bytes;

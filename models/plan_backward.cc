@@ -124,7 +124,7 @@ void PlanBuilder::EmitBackward(NodeId id) {
         if (!updates) step->parameter_gradients = {ParameterGradient(node.parameters[0])};
       };
       if (input_needs_gradient && algorithm == AlgorithmOf(id, Conv2dPass::kBackwardData) &&
-          Conv2dHasBackward(s, algorithm)) {
+          TakesOneSweep(id, algorithm)) {
         Step step = NewStep(StepKind::kConv2dBackward, Phase::kBackward, id, "backward");
         step.algorithm = algorithm;
         dy = ReadGradient(id, &step);

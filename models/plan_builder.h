@@ -106,6 +106,8 @@ class PlanBuilder {
   Step NewStep(StepKind kind, Phase phase, NodeId node, const char* suffix) const;
   int64_t ParameterBytes(NodeId node) const;
   Conv2dAlgorithm AlgorithmOf(NodeId conv2d, Conv2dPass pass) const;
+  // Whether both backwards of a convolution are one step.
+  bool TakesOneSweep(NodeId conv2d, Conv2dAlgorithm algorithm) const;
   void Emit(Step step);
   // The node whose value a step of `id` leaves behind: the ReLU fused into it, or itself.
   NodeId Out(NodeId id) const {

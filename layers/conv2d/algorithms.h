@@ -39,6 +39,8 @@ struct Conv2dAlgorithmOps {
   void (*backward)(const Conv2dBackwardDataArgs<float>& data,
                    const Conv2dBackwardWeightsArgs<float>& weights, Context& ctx);
   bool updates = false;  // Conv2dUpdates, in backward_weights and in backward
+  // Of shapes that have one: whether `backward` takes less time than two passes. Null: always.
+  bool (*prefers_backward)(const Conv2dShape& shape) = nullptr;
 };
 
 // Null for an algorithm that is not built in.

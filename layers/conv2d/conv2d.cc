@@ -233,6 +233,12 @@ bool Conv2dHasBackward(const Conv2dShape& shape, Conv2dAlgorithm algorithm) {
   return ops != nullptr && ops->has_backward != nullptr && ops->has_backward(shape);
 }
 
+bool Conv2dPrefersBackward(const Conv2dShape& shape, Conv2dAlgorithm algorithm) {
+  if (!Conv2dHasBackward(shape, algorithm)) return false;
+  const Conv2dAlgorithmOps& ops = *GetConv2dAlgorithmOps(algorithm);
+  return ops.prefers_backward == nullptr || ops.prefers_backward(shape);
+}
+
 size_t Conv2dBackwardWorkspaceBytes(const Conv2dShape& shape, Conv2dAlgorithm algorithm,
                                     int num_threads, const Conv2dFusion& fusion) {
   constexpr auto kPass = Conv2dPass::kBackwardData;

@@ -175,6 +175,8 @@ void Conv2dBackwardWeights(const Conv2dBackwardWeightsArgs<float>& args, Context
 // reads. The workspace of `data` serves both. Sums may be grouped otherwise than in the separate
 // calls.
 bool Conv2dHasBackward(const Conv2dShape& shape, Conv2dAlgorithm algorithm);
+// Whether it has, and that takes less time than two passes.
+bool Conv2dPrefersBackward(const Conv2dShape& shape, Conv2dAlgorithm algorithm);
 size_t Conv2dBackwardWorkspaceBytes(const Conv2dShape& shape, Conv2dAlgorithm algorithm,
                                     int num_threads, const Conv2dFusion& fusion);
 void Conv2dBackward(const Conv2dBackwardDataArgs<float>& data,

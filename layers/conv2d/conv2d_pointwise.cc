@@ -1,5 +1,6 @@
 #include "layers/conv2d/conv2d_pointwise.h"
 
+#include "layers/conv2d/conv2d_pointwise_backward.h"
 #include "layers/tap_product.h"
 #include "layers/tap_reduction.h"
 
@@ -11,6 +12,8 @@ constexpr Tap kTap;  // the pixel itself
 bool Supports(const Conv2dShape& shape, Conv2dPass /*pass*/) {
   return shape.kernel == 1 && shape.stride == 1 && shape.padding == 0 && shape.groups == 1;
 }
+
+bool HasBackward(const Conv2dShape& shape) { return Supports(shape, Conv2dPass::kBackwardData); }
 
 TapProductSize ProductSize(const Conv2dShape& shape, Conv2dPass pass, const Conv2dFusion& fusion) {
   const int64_t c = shape.in_channels;
@@ -125,7 +128,18 @@ void BackwardWeights(const Conv2dBackwardWeightsArgs<float>& args, Context& ctx)
 }  // namespace
 
 const Conv2dAlgorithmOps kConv2dPointwiseOps = {
-    Supports, nullptr, WorkspaceBytes, Forward, BackwardData, BackwardWeights, Fuses,
+    Supports,
+    nullptr,
+    WorkspaceBytes,
+    Forward,
+    BackwardData,
+    BackwardWeights,
+    Fuses,
+    HasBackward,
+    PointwiseBackwardWorkspaceBytes,
+    PointwiseBackward,
+    /*updates=*/false,
+    PointwisePrefersBackward,
 };
 
 }  // namespace classicnn

@@ -169,8 +169,9 @@ absl::Status Trainer::MakePlans() {
 absl::Status Trainer::MakeStates(bool resume) {
   const auto make = [this](Optimizer optimizer, std::unique_ptr<ModelState>* to) {
     auto state = ModelState::Create(graph_, optimizer, &ctx_.memory());
-    if (state.ok()) *to = *std::move(state);
-    return state.status();
+    if (!state.ok()) return state.status();
+    *to = *std::move(state);
+    return absl::OkStatus();
   };
   if (absl::Status s = make(OptimizerOf(options_), &state_); !s.ok()) return s;
   if (options_.ema > 0) {

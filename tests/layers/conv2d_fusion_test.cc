@@ -3,7 +3,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -450,10 +452,17 @@ TEST_P(Conv2dFusionTest, SameBitsOnAnyNumberOfThreads) {
 TEST_P(Conv2dFusionTest, BothBackwardsAtOnceMatchTheReferences) {
   const Hooks combinations[] = {{}, {false, true, false, true}, {true, false, true, false}};
   Context ctx(2);
-  for (const Conv2dAlgorithm algorithm :
-       {Conv2dAlgorithm::kDepthwise, Conv2dAlgorithm::kFewPixels}) {
+  std::vector<const char*> texts(std::begin(kShapes), std::end(kShapes));
+  // Pointwise, runs and tiles of uneven size: narrow panels, partial vectors of both channels, and
+  // wide panels of three vectors.
+  texts.insert(texts.end(),
+               {"n17c20h16w16k40r1s1p0", "n67c7h8w8k19r1s1p0", "n9c40h32w32k50r1s1p0"});
+  const std::pair<Conv2dAlgorithm, int> algorithms[] = {{Conv2dAlgorithm::kDepthwise, 9},
+                                                        {Conv2dAlgorithm::kFewPixels, 3},
+                                                        {Conv2dAlgorithm::kPointwise, 16}};
+  for (const auto& [algorithm, least_shapes] : algorithms) {
     int shapes = 0;
-    for (const char* text : kShapes) {
+    for (const char* text : texts) {
       const Conv2dShape shape = Shape(text);
       if (!Conv2dHasBackward(shape, algorithm)) continue;
       ++shapes;
@@ -478,7 +487,7 @@ TEST_P(Conv2dFusionTest, BothBackwardsAtOnceMatchTheReferences) {
         }
       }
     }
-    EXPECT_GE(shapes, algorithm == Conv2dAlgorithm::kDepthwise ? 9 : 3);
+    EXPECT_GE(shapes, least_shapes);
   }
 }
 

@@ -97,5 +97,26 @@ TEST(Conv2dShapeTest, EveryValidShapeHasAnAlgorithm) {
   }
 }
 
+TEST(Conv2dShapeTest, BothBackwardsInOneSweepWhereMemoryBindsThem) {
+  const auto prefers = [](const char* text, Conv2dAlgorithm algorithm) {
+    return Conv2dPrefersBackward(*Conv2dShape::Parse(text), algorithm);
+  };
+  constexpr auto kPointwise = Conv2dAlgorithm::kPointwise;
+  for (const char* text : {"n64c32h32w32k64r1s1p0", "n64c128h32w32k128r1s1p0"}) {
+    EXPECT_TRUE(prefers(text, kPointwise)) << text;
+  }
+  // Few pixels, partial sums as large as the tensors, large weights, an input much larger than the
+  // output.
+  for (const char* text : {"n1c32h32w32k64r1s1p0", "n64c128h8w8k128r1s1p0",
+                           "n64c256h32w32k256r1s1p0", "n64c192h32w32k16r1s1p0"}) {
+    EXPECT_FALSE(prefers(text, kPointwise)) << text;
+    EXPECT_TRUE(Conv2dHasBackward(*Conv2dShape::Parse(text), kPointwise)) << text;
+  }
+  EXPECT_TRUE(prefers("n2c8h4w4k8r3s1p1g8", Conv2dAlgorithm::kDepthwise));
+  EXPECT_FALSE(prefers("n2c8h4w4k8r5s1p2g8", Conv2dAlgorithm::kDepthwise));
+  EXPECT_FALSE(prefers("n64c64h32w32k64r3s1p1", Conv2dAlgorithm::kDirect));
+  EXPECT_FALSE(prefers("n64c64h32w32k64r3s1p1", kPointwise));
+}
+
 }  // namespace
 }  // namespace classicnn
